@@ -1,0 +1,1 @@
+typedef int eval_is_not_empty;

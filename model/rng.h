@@ -1,0 +1,18 @@
+#ifndef T2_MODEL_RNG_H
+#define T2_MODEL_RNG_H
+/* Counter-based random numbers (Philox 4x32-10, Random123): a number is a function of its key and
+ * counter, so the same on any rank, thread and batch. Salmon et al., SC'11. */
+#include <Random123/philox.h>
+#include <stdint.h>
+
+/* A uniform number in [0, 1) with 24 bits, for (seed; stream, index). */
+static inline float rng_uniform(uint64_t seed, uint64_t stream, uint64_t index)
+{
+    philox4x32_ctr_t counter = {
+        {(uint32_t)stream, (uint32_t)(stream >> 32), (uint32_t)index, (uint32_t)(index >> 32)}};
+    philox4x32_key_t key = {{(uint32_t)seed, (uint32_t)(seed >> 32)}};
+    philox4x32_ctr_t out = philox4x32(counter, key);
+    return (float)(out.v[0] >> 8) * 0x1p-24f;
+}
+
+#endif

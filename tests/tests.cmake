@@ -1,0 +1,59 @@
+# tests/FOLDER/test_NAME.c becomes the CTest FOLDER.NAME; a test whose first line has
+# "ranks: 1 2 3 4" is also run under mpirun with that many ranks.
+file(GLOB test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*/test_*.c)
+find_program(T2_MPIRUN mpirun REQUIRED)
+set(T2_TEST_ENVIRONMENT
+  "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none"
+  "ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1;T2_TASKS=${CMAKE_SOURCE_DIR}/data/tasks")
+foreach(source ${test_sources})
+  get_filename_component(name ${source} NAME_WE)
+  get_filename_component(folder ${source} DIRECTORY)
+  get_filename_component(folder ${folder} NAME)
+  string(REGEX REPLACE "^test_" "" name ${name})
+  set(target test_${folder}_${name})
+  add_executable(${target} ${source})
+  target_link_libraries(${target} PRIVATE t2_eval t2::cmocka)
+  target_compile_definitions(${target} PRIVATE
+    T2_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" T2_DATA_DIR="${CMAKE_SOURCE_DIR}/data"
+    T2_BINARY="$<TARGET_FILE:t2>")
+  add_dependencies(${target} t2)
+  file(STRINGS ${source} first LIMIT_COUNT 1)
+  if(first MATCHES "ranks: ([0-9 ]+)")
+    string(REGEX MATCHALL "[0-9]+" ranks "${CMAKE_MATCH_1}")
+    foreach(n ${ranks})
+      add_test(NAME ${folder}.${name}.n${n}
+        COMMAND ${T2_MPIRUN} --oversubscribe --bind-to none -n ${n} $<TARGET_FILE:${target}>)
+      set_tests_properties(${folder}.${name}.n${n} PROPERTIES
+        ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT 300 SKIP_RETURN_CODE 77 PROCESSORS 2)
+    endforeach()
+  else()
+    add_test(NAME ${folder}.${name} COMMAND ${target})
+    set_tests_properties(${folder}.${name} PROPERTIES
+      ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT 300 SKIP_RETURN_CODE 77)
+  endif()
+endforeach()
+
+# tests/bench/bench_NAME.c are programs to run by hand, never timed tests.
+file(GLOB bench_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/bench/bench_*.c)
+pkg_check_modules(T2_dnnl QUIET IMPORTED_TARGET dnnl)
+foreach(source ${bench_sources})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source})
+  target_link_libraries(${name} PRIVATE t2_eval)
+  find_library(T2_DNNL_LIBRARY dnnl)
+  if(T2_DNNL_LIBRARY)
+    target_link_libraries(${name} PRIVATE ${T2_DNNL_LIBRARY})
+    target_compile_definitions(${name} PRIVATE T2_HAVE_DNNL)
+  endif()
+endforeach()
+
+if(T2_FUZZ)
+  file(GLOB fuzz_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz_*.c)
+  foreach(source ${fuzz_sources})
+    get_filename_component(name ${source} NAME_WE)
+    add_executable(${name} ${source})
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_libraries(${name} PRIVATE t2_eval)
+  endforeach()
+endif()
