@@ -594,7 +594,8 @@ static int read_config(struct tokenizer *t, const char *dir, const char *file)
         status = 0;
         goto done;
     }
-    config = json_load_file(path, 0, &error);
+    /* "model_max_length" is often 1e30 written as an integer */
+    config = json_load_file(path, JSON_DECODE_INT_AS_REAL, &error);
     if (!config) {
         error_set("%s: line %d: %s", path, error.line, error.text);
         goto done;
