@@ -28,6 +28,11 @@ struct token {
     uint32_t flags;
 };
 
+struct token_slot {
+    uint32_t hash;
+    int32_t id; /* -1: empty */
+};
+
 struct merge {
     uint32_t left, right; /* left == MERGE_EMPTY: an empty slot */
     uint32_t rank;        /* smaller merges first */
@@ -150,7 +155,7 @@ struct tokenizer {
     struct text arena;
     struct token *tokens;
     size_t n_tokens, token_capacity;
-    int32_t *slots; /* hash of token texts: id or -1 */
+    struct token_slot *slots; /* hash of token texts */
     size_t n_slots, n_used;
 
     struct merge *merges; /* hash of pairs */
@@ -179,13 +184,11 @@ struct tokenizer *tokenizer_new(const char *name);
  * again joins the flags; a conflict is an error. */
 int tokenizer_add_token(struct tokenizer *t, const char *text, size_t n, int64_t id, size_t limit,
                         uint32_t flags);
-/* Room for n merges; then each in order of rank. Parts and their concatenation must be in the
- * model. */
-int tokenizer_reserve_merges(struct tokenizer *t, size_t n);
+/* In order of rank. Parts and their concatenation must be in the model. */
 int tokenizer_add_merge(struct tokenizer *t, const char *left, size_t n_left, const char *right,
                         size_t n_right, uint32_t rank);
-void tokenizer_put_merge(struct tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
-                         uint32_t id);
+int tokenizer_put_merge(struct tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
+                        uint32_t id);
 const struct merge *tokenizer_find_merge(const struct tokenizer *t, uint32_t left, uint32_t right);
 int32_t tokenizer_lookup(const struct tokenizer *t, const char *text, size_t n);
 /* The same among the model's own tokens only. */

@@ -1,6 +1,7 @@
 /* Reads Hugging Face's tokenizer.json: a BPE model and the steps around it, each under its "type".
- * What the file asks for and we do not have is an error, since ignoring it would change ids.
- * "truncation" and "padding" are left out on purpose: transformers resets them as well. */
+ * The vocabulary and the merges are scanned in place, Jansson reads the rest. What the file asks
+ * for and we do not have is an error, since ignoring it would change ids. "truncation" and
+ * "padding" are left out on purpose: transformers resets them as well. */
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -11,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "model/json_scan.h"
 #include "model/tokenizer_internal.h"
 #include "mpi/error.h"
 
@@ -362,62 +364,163 @@ done:
 
 /* ---- the model ---------------------------------------------------------------------------- */
 
-static int read_vocabulary(struct tokenizer *t, json_t *vocabulary, size_t limit)
+/* Where a value of the model stands in the file. */
+struct extent {
+    size_t start, end; /* end == 0: there is none */
+};
+
+/* Finds the values of "vocab" and "merges" of the last "model", as a parser of the whole would.
+ * False where the text is not what it looks like: the parser then says why. */
+static bool find_parts(const char *text, size_t n_bytes, struct extent *vocabulary,
+                       struct extent *merges)
 {
-    if (!json_is_object(vocabulary))
-        return error_set("%s: the model has no vocabulary (\"vocab\")", t->name);
-    for (void *i = json_object_iter(vocabulary); i; i = json_object_iter_next(vocabulary, i)) {
-        const json_t *id = json_object_iter_value(i);
-        const char *text = json_object_iter_key(i);
-        if (!json_is_integer(id))
-            return error_set("%s: the id of token \"%.60s\" is not an integer", t->name, text);
-        if (tokenizer_add_token(t, text, json_object_iter_key_len(i), json_integer_value(id), limit,
-                                TOKEN_MODEL))
-            return -1;
+    struct json_scan scan = {.s = text, .n = n_bytes};
+    const char *key;
+    size_t n_key, depth = 0;
+    bool ok = false;
+
+    /* depth 0: the file's own keys; 1: the model's */
+    if (!json_scan_take(&scan, '{'))
+        goto done;
+    while (json_scan_peek(&scan) != '}' || depth > 0) {
+        if (json_scan_take(&scan, '}')) {
+            depth = 0;
+        } else {
+            if (!json_scan_string(&scan, &key, &n_key) || !json_scan_take(&scan, ':'))
+                goto done;
+            if (depth == 0 && n_key == 5 && memcmp(key, "model", 5) == 0 &&
+                json_scan_take(&scan, '{')) {
+                depth = 1;
+                *vocabulary = *merges = (struct extent){0};
+                continue;
+            }
+            struct extent *part = NULL;
+            if (depth == 1 && n_key == 5 && memcmp(key, "vocab", 5) == 0)
+                part = vocabulary;
+            else if (depth == 1 && n_key == 6 && memcmp(key, "merges", 6) == 0)
+                part = merges;
+            json_scan_peek(&scan);
+            size_t start = scan.i;
+            if (!json_scan_skip(&scan))
+                goto done;
+            if (part)
+                *part = (struct extent){start, scan.i};
+        }
+        if (!json_scan_take(&scan, ',') && json_scan_peek(&scan) != '}')
+            goto done;
     }
+    ok = true;
+done:
+    json_scan_free(&scan);
+    return ok;
+}
+
+/* The file with null in place of both parts. */
+static json_t *load_rest(const char *text, size_t n_bytes, const char *name, struct extent a,
+                         struct extent b)
+{
+    struct text rest = {0};
+    json_error_t error;
+    json_t *root = NULL;
+
+    if (a.start > b.start) {
+        struct extent swap = a;
+        a = b;
+        b = swap;
+    }
+    if (a.end > 0 && (text_append(&rest, text, a.start) || text_append(&rest, "null", 4)))
+        goto done;
+    if (b.end > 0 &&
+        (text_append(&rest, text + a.end, b.start - a.end) || text_append(&rest, "null", 4)))
+        goto done;
+    size_t end = b.end > 0 ? b.end : a.end;
+    if (text_append(&rest, text + end, n_bytes - end))
+        goto done;
+    root = json_loadb(rest.data ? rest.data : "", rest.n, JSON_ALLOW_NUL, &error);
+    if (!root)
+        error_set("%s: %s (line %d)", name, error.text, error.line);
+done:
+    text_free(&rest);
+    return root;
+}
+
+/* {"text": id, ...} */
+static int read_vocabulary(struct tokenizer *t, struct json_scan *scan, size_t limit)
+{
+    const char *text;
+    size_t n;
+    int64_t id;
+
+    if (!json_scan_take(scan, '{'))
+        return error_set("%s: the model's \"vocab\" is not an object", t->name);
+    if (json_scan_take(scan, '}'))
+        return 0;
+    do {
+        if (!json_scan_string(scan, &text, &n) || !json_scan_take(scan, ':') ||
+            !json_scan_integer(scan, &id))
+            return error_set("%s: line %zu: expected a token and its id", t->name,
+                             json_scan_line(scan));
+        if (tokenizer_add_token(t, text, n, id, limit, TOKEN_MODEL))
+            return -1;
+    } while (json_scan_take(scan, ','));
+    if (!json_scan_take(scan, '}'))
+        return error_set("%s: line %zu: expected , or } behind a token's id", t->name,
+                         json_scan_line(scan));
     return 0;
 }
 
-static int read_merges(struct tokenizer *t, const json_t *merges)
+/* "a b" (the older form) or ["a", "b"]. *n_left is SIZE_MAX for a line of comment. */
+static int read_merge(struct tokenizer *t, struct json_scan *scan, const char **left,
+                      size_t *n_left, const char **right, size_t *n_right)
 {
-    size_t n = json_array_size(merges);
+    if (json_scan_take(scan, '[')) {
+        if (json_scan_string(scan, left, n_left) && json_scan_take(scan, ',') &&
+            json_scan_string(scan, right, n_right) && json_scan_take(scan, ']'))
+            return 0;
+    } else if (json_scan_string(scan, left, n_left)) {
+        const char *space = memchr(*left, ' ', *n_left);
+        if (*n_left >= 8 && memcmp(*left, "#version", 8) == 0) {
+            *n_left = SIZE_MAX;
+            return 0;
+        }
+        if (space) {
+            *right = space + 1;
+            *n_right = *n_left - (size_t)(space - *left) - 1;
+            *n_left = (size_t)(space - *left);
+            if (!memchr(*right, ' ', *n_right))
+                return 0;
+        }
+    }
+    return error_set("%s: line %zu: a merge is not two tokens", t->name, json_scan_line(scan));
+}
+
+static int read_merges(struct tokenizer *t, struct json_scan *scan)
+{
+    const char *left, *right;
+    size_t n_left, n_right;
     uint32_t rank = 0;
 
-    if (!json_is_array(merges))
-        return error_set("%s: the model has no \"merges\"", t->name);
-    if (n >= UINT32_MAX || tokenizer_reserve_merges(t, n))
-        return n >= UINT32_MAX ? error_set("%s: too many merges", t->name) : -1;
-    for (size_t i = 0; i < n; i++) {
-        const json_t *merge = json_array_get(merges, i);
-        const char *left, *right;
-        size_t n_left, n_right;
-        if (json_is_string(merge)) { /* the older form, "a b" */
-            const char *space = strchr(json_string_value(merge), ' ');
-            left = json_string_value(merge);
-            if (strncmp(left, "#version", 8) == 0)
-                continue;
-            if (!space || strchr(space + 1, ' '))
-                return error_set("%s: merge %zu is not two tokens with a space between", t->name,
-                                 i);
-            right = space + 1;
-            n_left = (size_t)(space - left);
-            n_right = json_string_length(merge) - n_left - 1;
-        } else {
-            const json_t *a = json_array_get(merge, 0), *b = json_array_get(merge, 1);
-            if (json_array_size(merge) != 2 || !json_is_string(a) || !json_is_string(b))
-                return error_set("%s: merge %zu is not a pair of strings", t->name, i);
-            left = json_string_value(a);
-            n_left = json_string_length(a);
-            right = json_string_value(b);
-            n_right = json_string_length(b);
-        }
-        if (tokenizer_add_merge(t, left, n_left, right, n_right, rank++))
+    if (!json_scan_take(scan, '['))
+        return error_set("%s: the model's \"merges\" is not an array", t->name);
+    if (json_scan_take(scan, ']'))
+        return 0;
+    do {
+        if (rank == UINT32_MAX)
+            return error_set("%s: too many merges", t->name);
+        if (read_merge(t, scan, &left, &n_left, &right, &n_right))
             return -1;
-    }
+        if (n_left != SIZE_MAX && tokenizer_add_merge(t, left, n_left, right, n_right, rank++))
+            return -1;
+    } while (json_scan_take(scan, ','));
+    if (!json_scan_take(scan, ']'))
+        return error_set("%s: line %zu: expected , or ] behind a merge", t->name,
+                         json_scan_line(scan));
     return 0;
 }
 
-static int read_model(struct tokenizer *t, const json_t *model, size_t limit)
+/* vocabulary and merges: scans that stand at the values. */
+static int read_model(struct tokenizer *t, const json_t *model, struct json_scan *vocabulary,
+                      struct json_scan *merges, size_t limit)
 {
     const json_t *type = json_object_get(model, "type");
     const json_t *dropout = json_object_get(model, "dropout");
@@ -436,8 +539,9 @@ static int read_model(struct tokenizer *t, const json_t *model, size_t limit)
     t->fuse_unk = bool_of(model, "fuse_unk", false);
     t->byte_fallback = bool_of(model, "byte_fallback", false);
     t->ignore_merges = bool_of(model, "ignore_merges", false);
-    if (read_vocabulary(t, json_object_get(model, "vocab"), limit) ||
-        read_merges(t, json_object_get(model, "merges")))
+    if (vocabulary->n == 0 || merges->n == 0)
+        return error_set("%s: the model has no \"vocab\" or no \"merges\"", t->name);
+    if (read_vocabulary(t, vocabulary, limit) || read_merges(t, merges))
         return -1;
     if (json_is_string(unk)) {
         t->unk = tokenizer_lookup_model(t, json_string_value(unk), json_string_length(unk));
@@ -500,8 +604,9 @@ static void describe(struct tokenizer *t)
 struct tokenizer *tokenizer_from_json(const char *text, size_t n_bytes, const char *name)
 {
     struct tokenizer *t = tokenizer_new(name);
+    struct extent vocabulary = {0}, merges = {0};
+    struct json_scan scans[2] = {0};
     json_t *root = NULL;
-    json_error_t error;
     bool ok = false;
 
     if (!t)
@@ -510,14 +615,16 @@ struct tokenizer *tokenizer_from_json(const char *text, size_t n_bytes, const ch
         error_set("%s: %zu bytes are too many for a tokenizer.json", name, n_bytes);
         goto done;
     }
-    root = json_loadb(text, n_bytes, JSON_ALLOW_NUL, &error);
-    if (!root) {
-        error_set("%s: line %d: %s", name, error.line, error.text);
+    if (!find_parts(text, n_bytes, &vocabulary, &merges))
+        vocabulary = merges = (struct extent){0};
+    root = load_rest(text, n_bytes, name, vocabulary, merges);
+    if (!root)
         goto done;
-    }
+    scans[0] = (struct json_scan){.s = text, .n = vocabulary.end, .i = vocabulary.start};
+    scans[1] = (struct json_scan){.s = text, .n = merges.end, .i = merges.start};
     /* every token takes some bytes of the file; the rest is for small files with high ids */
     size_t limit = n_bytes + 65536;
-    if (read_model(t, json_object_get(root, "model"), limit) ||
+    if (read_model(t, json_object_get(root, "model"), &scans[0], &scans[1], limit) ||
         read_added_tokens(t, json_object_get(root, "added_tokens"), limit) ||
         read_steps(t, json_object_get(root, "normalizer"), "normalizer", "normalizers",
                    read_normalizer, 0) ||
@@ -534,6 +641,8 @@ struct tokenizer *tokenizer_from_json(const char *text, size_t n_bytes, const ch
     ok = true;
 done:
     json_decref(root);
+    json_scan_free(&scans[0]);
+    json_scan_free(&scans[1]);
     if (!ok) {
         tokenizer_free(t);
         t = NULL;
