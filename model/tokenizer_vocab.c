@@ -290,7 +290,9 @@ static int byte_token_value(const char *s, size_t n)
     return value;
 }
 
-/* The bytes that a token stands for when read alone: what tokenizer_token_bytes gives. */
+/* What decoding makes of a token: as tokenizers 0.23, it starts from an added token's normalized
+ * text. (But a special token is skipped whatever its normalized text is.) Then the bytes that it
+ * stands for when read alone: what tokenizer_token_bytes gives. */
 static int append_decoded(struct tokenizer *t, struct token *token, struct text *bytes)
 {
     const struct decoder_step *step = t->decoder;
@@ -298,6 +300,19 @@ static int append_decoded(struct tokenizer *t, struct token *token, struct text 
     size_t n = token->n_text;
     bool plain = true;
 
+    token->shown = token->text;
+    token->n_shown = token->n_text;
+    if ((token->flags & TOKEN_ADDED) && (token->flags & TOKEN_NORMALIZED) && t->n_normalizer > 0) {
+        bytes->n = 0;
+        if (normalize_run(t, s, n, bytes))
+            return error_prefix("%s", t->name);
+        token->shown = t->arena.n;
+        token->n_shown = (uint32_t)bytes->n;
+        if (text_append(&t->arena, bytes->data, bytes->n) || text_append(&t->arena, "", 1))
+            return -1;
+        s = t->arena.data + token->shown;
+        n = token->n_shown;
+    }
     bytes->n = 0;
     for (size_t i = 0; i < t->n_decoder; i++, step++) {
         if (step->kind == DECODE_BYTE_LEVEL) {

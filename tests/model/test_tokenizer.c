@@ -298,6 +298,60 @@ static void folder_names_bos_and_eos(void **state)
     free(json.data);
 }
 
+/* The quickstart model itself, when it is there: T2_MODELS/smollm2. Ids from Hugging Face
+ * tokenizers with SmolLM2's pre-tokenizer (single digits, then GPT-2's pattern). */
+static void smollm2_gguf_gives_the_reference_ids(void **state)
+{
+    static const struct {
+        const char *text;
+        int32_t ids[20];
+        size_t n;
+    } cases[] = {
+        {"Hello, world! It's 2024.", {19556, 28, 905, 17, 657, 506, 216, 34, 32, 34, 36, 30}, 12},
+        {"<|im_start|>user\nWhat is 12 + 345?<|im_end|>\n",
+         {1, 4093, 198, 1780, 314, 216, 33, 34, 1232, 216, 35, 36, 37, 47, 2, 198},
+         16},
+        {"  def f(x):\n\treturn x**2  ",
+         {216, 753, 275, 24, 104, 727, 198, 197, 5406, 1792, 828, 34, 256},
+         13},
+        {"caf\xc3\xa9 \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80\xe2\x80\x8d",
+         {83, 1939, 2756, 216, 18645, 250, 48392, 138, 40303, 218, 321, 231},
+         12},
+        {"  12  3", {256, 33, 34, 256, 35}, 5},
+    };
+    const char *models = getenv("T2_MODELS");
+    char path[1024];
+    (void)state;
+
+    snprintf(path, sizeof path, "%s/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", models ? models : "");
+    if (!models || access(path, R_OK) != 0) {
+        fprintf(stderr,
+                "SKIPPED: no SmolLM2 under T2_MODELS; get it with `t2 data fetch smollm2`\n");
+        skip();
+    }
+    struct gguf *gguf = gguf_open(path);
+    struct tokenizer *t = gguf ? tokenizer_load_gguf(gguf) : NULL;
+    if (!t)
+        fail_msg("%s", error_message());
+    gguf_free(gguf); /* the tokenizer keeps nothing of it */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tokens tokens = {0};
+        size_t n;
+        assert_int_equal(tokenizer_encode(t, cases[i].text, strlen(cases[i].text), 3, &tokens), 0);
+        assert_int_equal(tokens.n, cases[i].n);
+        assert_memory_equal(tokens.ids, cases[i].ids, tokens.n * sizeof *tokens.ids);
+        char *back = tokenizer_decode(t, tokens.ids, tokens.n, false, &n);
+        assert_string_equal(back, cases[i].text);
+        free(back);
+        tokens_free(&tokens);
+    }
+    assert_int_equal(tokenizer_size(t), 49152);
+    assert_int_equal(tokenizer_bos(t), tokenizer_find(t, "<|im_start|>"));
+    assert_int_equal(tokenizer_eos(t), tokenizer_find(t, "<|im_end|>"));
+    assert_true(tokenizer_is_special(t, 2));
+    tokenizer_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -309,6 +363,7 @@ int main(void)
         cmocka_unit_test(long_words_take_no_quadratic_time),
         cmocka_unit_test(threads_share_a_tokenizer),
         cmocka_unit_test(folder_names_bos_and_eos),
+        cmocka_unit_test(smollm2_gguf_gives_the_reference_ids),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
