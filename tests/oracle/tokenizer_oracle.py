@@ -143,6 +143,18 @@ def make_llama3(args):
     return tok
 
 
+# the pattern of Llama 4 and o200k, which t2 runs in PCRE2
+O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}|"
+         r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def make_llama4(args):
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+    ranks = from_wheel(args.wheels, "llama_models", "llama4/tokenizer.model", args.out)
+    return TikTokenConverter(vocab_file=ranks, pattern=O200K, extra_special_tokens=["<|begin_of_text|>", "<|eot|>"]).converted()
+
+
 def make_qwen(args):
     from transformers.convert_slow_tokenizer import TikTokenConverter
     ranks = from_wheel(args.wheels, "dashscope", "qwen.tiktoken", args.out)
@@ -191,7 +203,7 @@ def make_smollm_digits(args):
 
 def makers(args):
     kinds = {"smollm2": lambda a: Tokenizer.from_file(os.path.join(a.smollm2, "tokenizer.json")), "smollm2-digits": make_smollm_digits,
-             "llama3": make_llama3, "qwen": make_qwen}
+             "llama3": make_llama3, "qwen": make_qwen, "llama4": make_llama4}
     for form in ("normalizer", "always", "first", "never", "first-split"):
         kinds["mistral-" + form] = lambda a, form=form: make_mistral(a, form)
     return kinds
