@@ -94,8 +94,12 @@ static json_t *load_rest(const char *text, size_t n_bytes, const char *name, str
     if (text_append(&rest, text + end, n_bytes - end))
         goto done;
     root = json_loadb(rest.data ? rest.data : "", rest.n, JSON_ALLOW_NUL, &error);
-    if (!root)
-        error_set("%s: %s (line %d)", name, error.text, error.line);
+    if (!root) {
+        /* the lines of the whole file, for people */
+        if (end > 0)
+            json_decref(json_loadb(text, n_bytes, JSON_ALLOW_NUL, &error));
+        error_set("%s: line %d: %s", name, error.line, error.text);
+    }
 done:
     text_free(&rest);
     return root;
