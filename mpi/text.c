@@ -49,8 +49,8 @@ const char *text_nearest(const char *word, const char *const *names, size_t n_na
 
     for (size_t i = 0; i < n_names; i++) {
         size_t d = text_distance(word, names[i], limit);
-        if (d > limit && n >= 2 && strncasecmp(word, names[i], n) == 0)
-            d = limit;
+        if (d > 1 && n >= 2 && strncasecmp(word, names[i], n) == 0)
+            d = 1;
         if (d < best_distance) {
             best_distance = d;
             best = names[i];
