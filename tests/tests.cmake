@@ -12,7 +12,7 @@ foreach(source ${test_sources})
   string(REGEX REPLACE "^test_" "" name ${name})
   set(target test_${folder}_${name})
   add_executable(${target} ${source})
-  target_link_libraries(${target} PRIVATE t2_eval t2::cmocka)
+  target_link_libraries(${target} PRIVATE t2_jobs t2::cmocka)
   target_compile_definitions(${target} PRIVATE
     T2_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" T2_DATA_DIR="${CMAKE_SOURCE_DIR}/data"
     T2_BINARY="$<TARGET_FILE:t2>")
