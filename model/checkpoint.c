@@ -183,9 +183,11 @@ done:
 
 static int open_gguf(struct checkpoint *ck)
 {
-    const char *text;
+    const char *text, *dot = strrchr(ck->path, '.');
     size_t n;
 
+    if (dot && (strcmp(dot, ".safetensors") == 0 || strcmp(dot, ".json") == 0))
+        return error_set("%s: is one file of a model's folder; name the folder", ck->path);
     ck->gguf = gguf_open(ck->path);
     if (!ck->gguf || config_parse_gguf(&ck->config, ck->gguf) != 0)
         return -1;
