@@ -1,6 +1,5 @@
 #include "solver/kernels.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -28,34 +27,10 @@ static void product_f32_plain(float *y, size_t ldy, const void *x, size_t ldx, s
         }
 }
 
-/* The bf16 instructions count denormals as zero, whatever MXCSR says. */
-static inline float flush(float value)
-{
-    return fabsf(value) < FLT_MIN ? copysignf(0.0f, value) : value;
-}
-
-static inline float f32_from_bf16_flushed(uint16_t value)
-{
-    return f32_from_bf16((value & 0x7f80u) ? value : value & 0x8000u);
-}
-
-/* a * b + c rounded once, a and b bf16, denormal results as zero. Whether a result is denormal is
- * decided on the value rounded to 24 bits as if the exponent had no lower end, so a value that is
- * rounded up to FLT_MIN only by the denormals' wider grid is still zero. Near FLT_MIN the double
- * below is exact: a * b has 16 bits and c is a multiple of 2^-149. */
-static inline float fma_flushed(float a, float b, float c)
-{
-    const float sum = fmaf(a, b, c);
-    if (fabsf(sum) > FLT_MIN || sum == 0 || isnan(sum))
-        return sum;
-    const double exact = (double)a * (double)b + (double)c;
-    return fabs(exact) < 0x1p-126 * (1 - 0x1p-25) ? copysignf(0.0f, sum) : sum;
-}
-
 static void finish_bf16(float *out, const float *sum, bool accumulate)
 {
     for (size_t c = 0; c < KERNEL_COLUMNS; c++)
-        out[c] = accumulate ? flush(flush(out[c]) + sum[c]) : sum[c];
+        out[c] = accumulate ? flush_denormal(flush_denormal(out[c]) + sum[c]) : sum[c];
 }
 
 /* vdpbf16ps's order in plain C: odd, then even, into one chain. */
@@ -100,7 +75,7 @@ static void product_tile32_plain(float *y, size_t ldy, const void *x, size_t ldx
                             fma_flushed(value, f32_from_bf16_flushed(pair[2 * c]), chain[c][i % 2]);
                 }
                 for (size_t c = 0; c < KERNEL_COLUMNS; c++)
-                    sum[c] = flush(sum[c] + flush(chain[c][0] + chain[c][1]));
+                    sum[c] = flush_denormal(sum[c] + flush_denormal(chain[c][0] + chain[c][1]));
             }
             finish_bf16(y + r * ldy + p * KERNEL_COLUMNS, sum, accumulate);
         }
