@@ -1,12 +1,11 @@
 #include "jobs/recipe.h"
 
-#include <errno.h>
 #include <ini.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "mpi/error.h"
+#include "mpi/share.h"
 #include "mpi/text.h"
 
 enum { RECIPE_MAX_BYTES = 1 << 20 };
@@ -146,72 +145,15 @@ int recipe_apply_text(const char *text, const char *path, const struct command *
     return 0;
 }
 
-/* The file as a string. NULL with error_set. */
-static char *read_file(const char *path)
-{
-    FILE *file = fopen(path, "rb");
-    struct stat info;
-    char *text = NULL;
-
-    if (!file) {
-        error_set("%s: cannot read the recipe: %s", path, strerror(errno));
-        return NULL;
-    }
-    if (fstat(fileno(file), &info) != 0 || !S_ISREG(info.st_mode)) {
-        error_set("%s: the recipe is not a file", path);
-        goto done;
-    }
-    text = malloc(RECIPE_MAX_BYTES + 1);
-    if (!text) {
-        error_set("%s: out of memory", path);
-        goto done;
-    }
-    const size_t n = fread(text, 1, RECIPE_MAX_BYTES + 1, file);
-    const bool has_nul = memchr(text, '\0', n) != NULL;
-    if (ferror(file) || n > RECIPE_MAX_BYTES || has_nul) {
-        error_set("%s: %s", path,
-                  ferror(file) ? strerror(errno)
-                  : has_nul    ? "not a text file"
-                               : "a recipe has at most 1 MiB");
-        free(text);
-        text = NULL;
-        goto done;
-    }
-    text[n] = '\0';
-done:
-    fclose(file);
-    return text;
-}
-
 int recipe_apply(const char *path, const struct command *command, struct option_spec *table,
                  const struct comm *comm)
 {
-    char *text = comm->rank == 0 ? read_file(path) : NULL;
-    int rc = -1;
+    char *text = NULL;
+    size_t n_bytes;
+    int rc = share_file(comm, path, "the recipe", RECIPE_MAX_BYTES, &text, &n_bytes);
 
-    if (comm->size > 1) {
-        /* Text or sentence, whichever rank 0 has: all ranks then fail or go on alike. */
-        const char *message = error_message();
-        int64_t n = comm->rank != 0 ? 0 : text ? (int64_t)strlen(text) : -(int64_t)strlen(message);
-        MPI_Bcast(&n, 1, MPI_INT64_T, 0, comm->handle);
-        const size_t bytes = (size_t)(n < 0 ? -n : n);
-        char *buffer = malloc(bytes + 1);
-        if (!buffer)
-            comm_abort(comm, 1);
-        if (comm->rank == 0)
-            memcpy(buffer, text ? text : message, bytes);
-        MPI_Bcast(buffer, (int)bytes, MPI_CHAR, 0, comm->handle);
-        buffer[bytes] = '\0';
-        free(text);
-        text = buffer;
-        if (n < 0) {
-            error_set("%s", text);
-            goto done;
-        }
-    }
-    if (text)
+    if (rc == 0)
         rc = recipe_apply_text(text, path, command, table);
-done:
     free(text);
     return rc;
 }
