@@ -171,7 +171,7 @@ static int make_choices(const struct task *task, const json_t *row, struct task_
         item->choices[i] = expand(task->choice, &names);
         if (!item->choices[i])
             return -1;
-        if (!*item->choices[i])
+        if (!*item->plain[i] || !*item->choices[i])
             return error_set("choice %zu is empty", i + 1);
     }
     return 0;
