@@ -434,7 +434,8 @@ static void print_option(const struct option_spec *o, FILE *file, size_t column,
     char text[1200];
 
     if (o->type == OPTION_FLAG)
-        snprintf(left, sizeof left, "  %s--[no-]%s", o->letter ? letter : "    ", o->name);
+        snprintf(left, sizeof left, "  %s--%s%s", o->letter ? letter : "    ",
+                 *(const bool *)o->value ? "[no-]" : "", o->name);
     else
         snprintf(left, sizeof left, "  %s--%s %s", o->letter ? letter : "    ", o->name, argument);
     print_default(o, value, sizeof value);
