@@ -3,7 +3,7 @@
 #
 #   jobs/deps.sh [--fuzz] [--list]
 #
-#   --fuzz   also clang and its run-time library, for `jobs/check.sh --fuzz`
+#   --fuzz   also clang and its run-time libraries, for `jobs/check.sh --fuzz`
 #   --list   print the packages that are missing, install nothing
 set -euo pipefail
 
@@ -19,7 +19,7 @@ packages=(
 list=false
 for argument in "$@"; do
     case $argument in
-    --fuzz) packages+=(clang libclang-rt-14-dev) ;;
+    --fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     --list) list=true ;;
     *)
         sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
