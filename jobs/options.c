@@ -201,6 +201,28 @@ int option_set(struct option_spec *option, const char *text, const char *label, 
     return 0;
 }
 
+int option_extend(struct option_spec *option, const char *gap, const char *text, const char *label)
+{
+    const bool is_list = option->type == OPTION_LIST && option->own.n > 0;
+    char *joined = NULL;
+
+    if (!is_list && (option->type != OPTION_STRING || !option->owned))
+        return error_set("%s: only texts go on over several lines: take away the space at the "
+                         "line's beginning",
+                         label);
+    const char *old = is_list ? option->own.items[option->own.n - 1] : option->owned;
+    if (asprintf(&joined, "%s%s%s", old, gap, text) < 0)
+        return error_set("out of memory");
+    free((void *)(uintptr_t)old);
+    if (is_list) {
+        option->own.items[option->own.n - 1] = joined;
+    } else {
+        option->owned = joined;
+        *(const char **)option->value = joined;
+    }
+    return 0;
+}
+
 void options_free(struct option_spec *table)
 {
     for (; table->name; table++) {
@@ -434,7 +456,8 @@ static void print_option(const struct option_spec *o, FILE *file, size_t column,
     char text[1200];
 
     if (o->type == OPTION_FLAG)
-        snprintf(left, sizeof left, "  %s--[no-]%s", o->letter ? letter : "    ", o->name);
+        snprintf(left, sizeof left, "  %s--%s%s", o->letter ? letter : "    ",
+                 *(const bool *)o->value ? "[no-]" : "", o->name);
     else
         snprintf(left, sizeof left, "  %s--%s %s", o->letter ? letter : "    ", o->name, argument);
     print_default(o, value, sizeof value);
@@ -475,16 +498,10 @@ void options_help(const struct command *command, const struct option_spec *table
 
 /* ---- the record ------------------------------------------------------------------------------ */
 
-/* A value over several lines goes on with indented lines, as the recipe reader takes it. */
 static void record_text(FILE *file, const char *name, const char *text, const char *source)
 {
-    fprintf(file, "; %s\n%s = ", source, name);
-    for (; *text; text++) {
-        fputc(*text, file);
-        if (*text == '\n')
-            fputs("    ", file);
-    }
-    fputc('\n', file);
+    fprintf(file, "; %s\n", source);
+    recipe_write(file, name, text);
 }
 
 static void record_option(FILE *file, const struct option_spec *o)

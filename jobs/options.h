@@ -82,6 +82,9 @@ int options_parse(const struct command *command, struct option_spec *table, cons
  * record. The items of a list add up as long as the source stays the same. 0, or -1. */
 int option_set(struct option_spec *option, const char *text, const char *label, const char *source);
 
+/* Adds `gap` and `text` to the end of a string, or of a list's last item. */
+int option_extend(struct option_spec *option, const char *gap, const char *text, const char *label);
+
 /* The table's option of this name; NULL if there is none. */
 struct option_spec *option_find(struct option_spec *table, const char *name);
 /* The name nearest to `word`, or NULL. */

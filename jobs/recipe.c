@@ -83,27 +83,38 @@ static int fail_key(struct recipe *r, const char *name)
     return fail_at(r, what);
 }
 
-/* An indented line: more text of a string, another item of a list. */
-static int go_on(struct recipe *r, const char *value, const char *label, const char *source)
+/* Takes quotes and escapes off, in place. *quoted tells whether there were quotes; -1 when they do
+ * not end with the text, or a backslash is none of ours. */
+static int unquote(char *text, bool *quoted)
 {
-    char *joined = NULL;
+    static const char letters[] = "nt\"\\;", meanings[] = "\n\t\"\\;";
+    char *out = text;
+    const char *c = text + 1;
 
-    if (r->last->type != OPTION_STRING && r->last->type != OPTION_LIST)
-        return fail_at(r, "only strings go on over several lines: take away the space at the "
-                          "line's beginning");
-    if (r->last->type == OPTION_LIST)
-        return option_set(r->last, value, label, source) == 0;
-    if (asprintf(&joined, "%s\n%s", *(const char **)r->last->value, value) < 0)
-        return fail_at(r, "out of memory");
-    const int rc = option_set(r->last, joined, label, source);
-    free(joined);
-    return rc == 0;
+    *quoted = text[0] == '"';
+    if (!*quoted)
+        return 0;
+    for (; *c && *c != '"'; c++) {
+        if (*c != '\\') {
+            *out++ = *c;
+            continue;
+        }
+        const char *letter = c[1] ? strchr(letters, *++c) : NULL;
+        if (!letter)
+            return -1;
+        *out++ = meanings[letter - letters];
+    }
+    if (c[0] != '"' || c[1] != '\0')
+        return -1;
+    *out = '\0';
+    return 0;
 }
 
 static int take_key(void *user, const char *section, const char *name, const char *value)
 {
     struct recipe *r = user;
-    char label[512], source[512];
+    char label[512], source[512], text[256];
+    bool quoted;
 
     if (r->failed)
         return 0;
@@ -114,8 +125,13 @@ static int take_key(void *user, const char *section, const char *name, const cha
         return fail_key(r, name);
     snprintf(label, sizeof label, "%s:%d: %s", r->path, r->line, name);
     snprintf(source, sizeof source, "recipe %s:%d", r->path, r->line);
+    snprintf(text, sizeof text, "%s", value ? value : "");
+    if (unquote(text, &quoted) != 0)
+        return fail_at(
+            r, "a value in double quotes ends with one, and knows \\n \\t \\\" \\\\ \\; only");
     if (r->indented && option == r->last) {
-        r->failed |= !go_on(r, value ? value : "", label, source);
+        if (option_extend(option, quoted ? "" : " ", text, label) != 0)
+            r->failed = true;
         return !r->failed;
     }
     if (option->source && option->type != OPTION_LIST) {
@@ -124,9 +140,34 @@ static int take_key(void *user, const char *section, const char *name, const cha
         return fail_at(r, what);
     }
     r->last = option;
-    if (option_set(option, value ? value : "", label, source) != 0)
+    if (option_set(option, text, label, source) != 0)
         r->failed = true;
     return !r->failed;
+}
+
+void recipe_write(FILE *file, const char *name, const char *text)
+{
+    enum { PIECE = 60 }; /* at most twice as many bytes with escapes, well within inih's line */
+    static const char special[] = "\n\t\"\\;", letters[] = "nt\"\\;";
+    const size_t n = strlen(text);
+
+    fprintf(file, "%s = ", name);
+    const bool blanks = n > 0 && (strchr(" \r", text[0]) || strchr(" \r", text[n - 1]));
+    if (n > 0 && n <= PIECE && !blanks && strcspn(text, special) == n) {
+        fprintf(file, "%s\n", text);
+        return;
+    }
+    fputc('"', file);
+    for (size_t i = 0; i < n; i++) {
+        const char *c = strchr(special, text[i]);
+        if (i > 0 && i % PIECE == 0)
+            fputs("\"\n    \"", file);
+        if (c)
+            fprintf(file, "\\%c", letters[c - special]);
+        else
+            fputc(text[i], file);
+    }
+    fputs("\"\n", file);
 }
 
 int recipe_apply_text(const char *text, const char *path, const struct command *command,

@@ -230,13 +230,13 @@ static void the_command_line_goes_over_the_recipe_over_the_default(void **state)
 {
     (void)state;
     const char *path = write_recipe("max-new = 7\ndtype = f32 ; exact\n[cook]\nquiet = yes\n"
-                                    "stop = a\n  b\nout = two\n  lines\n");
+                                    "stop = a\nstop = b\nout = two\n  lines\n");
     assert_int_equal(parse("m", "-n", "9", "--recipe", path, NULL), 0);
     assert_int_equal(v.max_new, 9);
     assert_string_equal(v.dtype, "f32");
     assert_true(v.quiet);
     assert_true(v.temperature == 0.5);
-    assert_string_equal(v.out, "two\nlines");
+    assert_string_equal(v.out, "two lines");
     assert_int_equal(v.stop.n, 2);
     assert_string_equal(v.stop.items[1], "b");
     options_free(table);
@@ -259,8 +259,13 @@ static void recipe_errors_name_the_line(void **state)
         {"max-new = 3\n\nmax-new = 4\n",
          "r.ini:3: 'max-new' is set twice (first by recipe r.ini:1)"},
         {"max-new = 3\nnonsense\n", "r.ini:2: expected 'name = value', a [section] or a comment"},
-        {"max-new = 3\n  4\n", "r.ini:2: only strings go on over several lines: take away the "
-                               "space at the line's beginning"},
+        {"max-new = 3\n  4\n", "r.ini:2: max-new: only texts go on over several lines: take away "
+                               "the space at the line's beginning"},
+        {"out = \"a\n",
+         "r.ini:1: a value in double quotes ends with one, and knows \\n \\t \\\" \\\\ "
+         "\\; only"},
+        {"out = \"a\\q\"\n", "r.ini:1: a value in double quotes ends with one, and knows \\n \\t "
+                             "\\\" \\\\ \\; only"},
         {"out = " /* 250 letters */
          "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
          "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -277,11 +282,29 @@ static void recipe_errors_name_the_line(void **state)
     assert_fails(parse("m", "--recipe", "/", NULL), "/: the recipe is not a file");
 }
 
+static void quotes_keep_blanks_and_know_escapes(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("m", NULL), 0);
+    assert_int_equal(
+        recipe_apply_text("stop = \"\\n\\n\"\nstop = \" a\\\"\\\\n \\; b \"\nout = \"\"\n", "r.ini",
+                          &cook, table),
+        0);
+    assert_int_equal(v.stop.n, 2);
+    assert_string_equal(v.stop.items[0], "\n\n");
+    assert_string_equal(v.stop.items[1], " a\"\\n ; b ");
+    assert_string_equal(v.out, "");
+}
+
 static void the_record_names_sources_and_is_a_recipe_again(void **state)
 {
     (void)state;
+    static const char hard[] =
+        " a long text ; with \"quotes\", a \\ and\n\n\tline ends, # and [brackets] "
+        "\xc3\xa9\xc3\xa9\xc3\xa9 "
+        "that goes over more than one line of the file and ends with a blank ";
     const char *path = write_recipe("temperature = 0.1\nout = a\n b\n");
-    assert_int_equal(parse("m", "-n", "9", "--stop", "x", "--stop", "y", "--recipe", path, NULL),
+    assert_int_equal(parse("m", "-n", "9", "--stop", hard, "--stop", "y", "--recipe", path, NULL),
                      0);
     char *record = options_record(&cook, table);
     assert_non_null(record);
@@ -294,8 +317,10 @@ static void the_record_names_sources_and_is_a_recipe_again(void **state)
     free(record);
     assert_int_equal(v.max_new, 9);
     assert_true(v.temperature == 0.1);
-    assert_string_equal(v.out, "a\nb");
+    assert_string_equal(v.out, "a b");
     assert_int_equal(v.stop.n, 2);
+    assert_string_equal(v.stop.items[0], hard);
+    assert_string_equal(v.stop.items[1], "y");
     if (comm.rank == 0)
         unlink(path);
 }
@@ -315,6 +340,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(help_aligns_options_with_their_defaults, clean),
         cmocka_unit_test_teardown(the_command_line_goes_over_the_recipe_over_the_default, clean),
         cmocka_unit_test_teardown(recipe_errors_name_the_line, clean),
+        cmocka_unit_test_teardown(quotes_keep_blanks_and_know_escapes, clean),
         cmocka_unit_test_teardown(the_record_names_sources_and_is_a_recipe_again, clean),
         cmocka_unit_test_teardown(help_is_done_without_a_model, clean),
     };
