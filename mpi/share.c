@@ -94,3 +94,53 @@ int share_file(const struct comm *comm, const char *path, const char *what, size
     }
     return rc;
 }
+
+/* MPI counts are ints: longer messages travel in pieces. */
+enum { PIECE = 1 << 28, TAG = 17 };
+
+static void send_bytes(const struct comm *comm, const char *bytes, uint64_t n_bytes)
+{
+    MPI_Send(&n_bytes, 1, MPI_UINT64_T, 0, TAG, comm->handle);
+    for (uint64_t at = 0; at < n_bytes; at += PIECE) {
+        const uint64_t left = n_bytes - at;
+        MPI_Send(bytes + at, (int)(left < PIECE ? left : PIECE), MPI_BYTE, 0, TAG, comm->handle);
+    }
+}
+
+/* NULL when out of memory: the message is then received and dropped. */
+static char *receive_bytes(const struct comm *comm, int from, uint64_t *n_bytes)
+{
+    MPI_Recv(n_bytes, 1, MPI_UINT64_T, from, TAG, comm->handle, MPI_STATUS_IGNORE);
+    char *bytes = malloc(*n_bytes + 1), *dropped = bytes ? NULL : malloc(PIECE);
+    if (!bytes && !dropped)
+        comm_abort(comm, 1);
+    for (uint64_t at = 0; at < *n_bytes; at += PIECE) {
+        const uint64_t left = *n_bytes - at;
+        MPI_Recv(bytes ? bytes + at : dropped, (int)(left < PIECE ? left : PIECE), MPI_BYTE, from,
+                 TAG, comm->handle, MPI_STATUS_IGNORE);
+    }
+    free(dropped);
+    return bytes;
+}
+
+int share_collect(const struct comm *comm, const void *bytes, size_t n_bytes,
+                  int (*take)(void *context, const void *bytes, size_t n_bytes), void *context)
+{
+    int rc = 0;
+
+    if (comm->rank != 0) {
+        send_bytes(comm, bytes, n_bytes);
+        return comm_agree(comm, 0);
+    }
+    rc = take(context, bytes, n_bytes);
+    for (int from = 1; from < comm->size; from++) {
+        uint64_t n = 0;
+        char *theirs = receive_bytes(comm, from, &n);
+        if (rc == 0 && !theirs)
+            rc = error_set("out of memory for %zu bytes of rank %d", (size_t)n, from);
+        if (rc == 0)
+            rc = take(context, theirs, n);
+        free(theirs);
+    }
+    return comm_agree(comm, rc);
+}
