@@ -11,6 +11,7 @@
 #include "model/scheduler.h"
 #include "mpi/error.h"
 #include "mpi/progress.h"
+#include "mpi/share.h"
 #include "mpi/text.h"
 
 struct settings {
@@ -242,13 +243,17 @@ static int pack_answers(const struct run *run, char **bytes, size_t *n_bytes)
     return 0;
 }
 
-static int unpack_answers(struct run *run, const char *bytes, size_t n_bytes)
+static int unpack_answers(void *context, const void *data, size_t n_bytes)
 {
+    struct run *run = context;
+    const char *bytes = data;
+
     for (size_t at = 0; at < n_bytes;) {
         struct packed_answer head;
         memcpy(&head, bytes + at, sizeof head);
         at += sizeof head;
         struct answer *a = &run->answers[head.index];
+        free(a->text);
         *a = (struct answer){.text = strndup(bytes + at, head.n_text),
                              .n_prompt = head.n_prompt,
                              .n_generated = head.n_generated,
@@ -261,42 +266,18 @@ static int unpack_answers(struct run *run, const char *bytes, size_t n_bytes)
     return 0;
 }
 
-/* Brings all answers to rank 0, which prints them in order. One rank after another, so that rank 0
- * holds one message at a time. */
+/* Brings all answers to rank 0, which prints them in order. */
 static int gather_answers(struct run *run)
 {
-    enum { TAG = 1 };
-    const struct comm *comm = run->comm;
     char *bytes = NULL;
     size_t n_bytes = 0;
-    int rc = 0;
+    int rc = comm_agree(run->comm, pack_answers(run, &bytes, &n_bytes));
 
-    if (comm->rank != 0)
-        rc = pack_answers(run, &bytes, &n_bytes);
-    if (rc == 0 && n_bytes > INT32_MAX)
-        rc = error_set("the answers of one rank are larger than 2 GiB: use more ranks");
-    if (comm_agree(comm, rc) != 0) {
-        rc = -1;
-    } else if (comm->rank != 0) {
-        MPI_Send(bytes, (int)n_bytes, MPI_BYTE, 0, TAG, comm->handle);
-    } else {
-        for (int from = 1; from < comm->size; from++) {
-            MPI_Status status;
-            int n;
-            MPI_Probe(from, TAG, comm->handle, &status);
-            MPI_Get_count(&status, MPI_BYTE, &n);
-            char *theirs = malloc((size_t)n + 1);
-            if (!theirs)
-                comm_abort(comm, 1);
-            MPI_Recv(theirs, n, MPI_BYTE, from, TAG, comm->handle, MPI_STATUS_IGNORE);
-            if (rc == 0)
-                rc = unpack_answers(run, theirs, (size_t)n);
-            free(theirs);
-        }
-        if (rc == 0)
-            rc = print_ready(run);
-    }
+    if (rc == 0)
+        rc = share_collect(run->comm, bytes, n_bytes, unpack_answers, run);
     free(bytes);
+    if (rc == 0 && run->comm->rank == 0)
+        rc = print_ready(run);
     return rc;
 }
 
