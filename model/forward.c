@@ -97,8 +97,8 @@ static struct attention_layer attention_of(const struct model *model, size_t ind
     };
 }
 
-static void forward_layer(struct forward *f, struct kv_cache *cache, const struct batch *batch,
-                          size_t index, struct layer_buffers *b)
+static int forward_layer(struct forward *f, struct kv_cache *cache, const struct batch *batch,
+                         size_t index, struct layer_buffers *b)
 {
     const struct model *model = f->model;
     const struct model_config *c = &model->config;
@@ -114,7 +114,8 @@ static void forward_layer(struct forward *f, struct kv_cache *cache, const struc
     ops->product(e, b->qkv, f->ld_qkv, b->attention_input, f->ld_hidden, n, &l->qkv, l->qkv_bias,
                  false);
     ops->store(e, &a, cache, batch, b->qkv, f->ld_qkv, b->q);
-    ops->attention(e, &a, cache, batch, b->q, b->attention_output, f->ld_heads);
+    if (ops->attention(e, &a, cache, batch, b->q, b->attention_output, f->ld_heads) != 0)
+        return -1;
     ops->product(e, f->h, f->ld_hidden, b->attention_output, f->ld_heads, n, &l->output,
                  l->output_bias, true);
     ops->norm(e, b->ffn_input, f->ld_hidden, f->h, f->ld_hidden, NULL, n, l->ffn_norm,
@@ -124,6 +125,7 @@ static void forward_layer(struct forward *f, struct kv_cache *cache, const struc
     ops->swiglu(e, b->ffn_hidden, f->ld_ffn, b->gate_up, f->ld_gate_up, model->up_offset, n,
                 c->ffn_size);
     ops->product(e, f->h, f->ld_hidden, b->ffn_hidden, f->ld_ffn, n, &l->down, l->down_bias, true);
+    return 0;
 }
 
 int forward_run(struct forward *f, struct kv_cache *cache, const struct batch *batch)
@@ -142,7 +144,8 @@ int forward_run(struct forward *f, struct kv_cache *cache, const struct batch *b
                   model->config.tied_embeddings ? &model->head : &model->embedding, batch->ids,
                   batch->n_rows);
     for (size_t i = 0; i < model->config.n_layers; i++)
-        forward_layer(f, cache, batch, i, &f->buffers);
+        if (forward_layer(f, cache, batch, i, &f->buffers) != 0)
+            return -1;
     return 0;
 }
 

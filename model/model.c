@@ -1,7 +1,6 @@
 #include "model/model.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,36 +48,64 @@ static int not_finite(const struct tensor *t, size_t element, float value)
                      t->file, t->name, element, isnan(value) ? "NaN" : "infinite");
 }
 
+struct load_job {
+    struct matrix *m;
+    size_t first;
+    const struct tensor *t;
+    size_t n_rows, width;
+    float *scratch; /* [threads, LOAD_ROWS, width] */
+    /* [parts]: element index of the first bad value, and the value */
+    size_t *bad;
+    float *bad_values;
+};
+
+static void load_rows(void *arg, size_t part, int thread)
+{
+    const struct load_job *j = arg;
+    const size_t r = part * LOAD_ROWS;
+    const size_t n = j->n_rows - r < LOAD_ROWS ? j->n_rows - r : LOAD_ROWS;
+    float *rows = j->scratch + (size_t)thread * LOAD_ROWS * j->width;
+
+    tensor_read_rows(j->t, r, n, rows);
+    const size_t at = first_not_finite(rows, n * j->width);
+    j->bad[part] = at < n * j->width ? r * j->width + at : SIZE_MAX;
+    j->bad_values[part] = at < n * j->width ? rows[at] : 0;
+    matrix_pack_rows(j->m, j->first + r, n, rows);
+}
+
 /* Packs all rows of tensor t as outputs first ... of m. */
 static int load_matrix(const struct model *model, const struct checkpoint *ck, struct matrix *m,
                        size_t first, const struct tensor *t)
 {
-    const size_t width = tensor_row_elements(t), n_rows = tensor_n_rows(t);
-    const int n_threads = model->options.n_threads;
-    float *scratch = malloc((size_t)n_threads * LOAD_ROWS * width * sizeof *scratch);
-    size_t bad = SIZE_MAX; /* element index of the first bad value */
-    float bad_value = 0;
+    struct team *team = model->engine.team;
+    struct load_job job = {.m = m,
+                           .first = first,
+                           .t = t,
+                           .n_rows = tensor_n_rows(t),
+                           .width = tensor_row_elements(t)};
+    const size_t n_parts = (job.n_rows + LOAD_ROWS - 1) / LOAD_ROWS;
+    int status = -1;
 
-    if (!scratch)
-        return error_set("no memory to load tensor %s of %s", t->name, t->file);
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
-    for (size_t r = 0; r < n_rows; r += LOAD_ROWS) {
-        const size_t n = n_rows - r < LOAD_ROWS ? n_rows - r : LOAD_ROWS;
-        float *rows = scratch + (size_t)omp_get_thread_num() * LOAD_ROWS * width;
-        tensor_read_rows(t, r, n, rows);
-        const size_t at = first_not_finite(rows, n * width);
-        if (at < n * width) {
-#pragma omp critical(model_load_bad)
-            if (r * width + at < bad) {
-                bad = r * width + at;
-                bad_value = rows[at];
-            }
-        }
-        matrix_pack_rows(m, first + r, n, rows);
+    job.scratch = malloc((size_t)team_size(team) * LOAD_ROWS * job.width * sizeof *job.scratch);
+    job.bad = malloc(n_parts * sizeof *job.bad);
+    job.bad_values = malloc(n_parts * sizeof *job.bad_values);
+    if (!job.scratch || !job.bad || !job.bad_values) {
+        error_set("no memory to load tensor %s of %s", t->name, t->file);
+        goto done;
     }
-    free(scratch);
+    team_run(team, load_rows, &job, n_parts);
     checkpoint_release(ck, t);
-    return bad == SIZE_MAX ? 0 : not_finite(t, bad, bad_value);
+    for (size_t i = 0; i < n_parts; i++)
+        if (job.bad[i] != SIZE_MAX) {
+            not_finite(t, job.bad[i], job.bad_values[i]);
+            goto done;
+        }
+    status = 0;
+done:
+    free(job.scratch);
+    free(job.bad);
+    free(job.bad_values);
+    return status;
 }
 
 /* A vector of `width` floats, of which t's elements fill those from `at`; *v is created if NULL. */
@@ -234,7 +261,9 @@ struct model *model_load(const struct checkpoint *ck, const struct model_options
                   checkpoint_path(ck), c->head_dim, ENGINE_MAX_HEAD_DIM);
         goto done;
     }
-    engine_cpu(&model->engine, options->element, options->isa, model->options.n_threads);
+    if (engine_create_cpu(&model->engine, options->element, options->isa,
+                          model->options.n_threads) != 0)
+        goto done;
     model->k_offset = round_up(c->n_heads * c->head_dim, KERNEL_COLUMNS);
     model->v_offset = model->k_offset + round_up(c->n_kv_heads * c->head_dim, KERNEL_COLUMNS);
     model->qkv_width = model->v_offset + c->n_kv_heads * c->head_dim;
@@ -274,6 +303,7 @@ void model_free(struct model *model)
     matrix_free(&model->embedding);
     matrix_free(&model->head);
     free(model->final_norm);
+    engine_free(&model->engine);
     rope_free(&model->rope);
     config_free(&model->config);
     free(model);

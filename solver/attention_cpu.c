@@ -11,14 +11,17 @@
  * and o / l at the end. Pages begin at absolute positions, and a page that is masked altogether
  * changes nothing (m' = m, c = 1, p = 0), so a row's bits depend on its sequence alone. */
 #include <math.h>
-#include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "mpi/error.h"
 #include "solver/engine.h"
 
 enum {
     MAX_QUERIES = 48, /* query rows (tokens x heads of a group) worked on together */
     ROPE_PART = ENGINE_MAX_HEAD_DIM,
+    STORE_GRAIN = 1 << 14,     /* qkv elements, and */
+    ATTENTION_GRAIN = 1 << 16, /* multiply-adds, below which other threads are not woken */
 };
 
 /* ---- keys and values into their pages ------------------------------------------------------- */
@@ -132,6 +135,27 @@ static void copy_positions(const struct kv_cache *cache, const char *from, char 
     }
 }
 
+struct store_job {
+    const struct engine *e;
+    const struct attention_layer *a;
+    const struct kv_cache *cache;
+    const struct batch *batch;
+    const float *qkv;
+    size_t ldqkv;
+    void *q;
+};
+
+/* A page's first row clears its values before the rows after it are stored, so one thread takes all
+ * rows of a run. */
+static void store_run(void *arg, size_t index, int thread)
+{
+    const struct store_job *j = arg;
+    const struct batch_run *run = &j->batch->runs[index];
+    (void)thread;
+    for (size_t r = run->first_row; r < run->first_row + run->n_rows; r++)
+        store_row(j->e, j->a, j->cache, j->batch, r, j->qkv + r * j->ldqkv, j->q);
+}
+
 void attention_cpu_store(const struct engine *e, const struct attention_layer *a,
                          struct kv_cache *cache, const struct batch *batch, const float *qkv,
                          size_t ldqkv, void *q)
@@ -139,15 +163,12 @@ void attention_cpu_store(const struct engine *e, const struct attention_layer *a
     for (size_t i = 0; i < batch->n_copies; i++)
         for (size_t h = 0; h < a->n_kv_heads; h++)
             clear_values(cache, kv_head_page(cache, batch->copies[i].to, a->layer, h));
-            /* A page's first row clears its values before the rows after it are stored, so one
-             * thread takes all rows of a run. */
-#pragma omp parallel for num_threads(e->n_threads) schedule(dynamic) if (batch->n_rows >= 4)
-    for (size_t i = 0; i < batch->n_runs; i++) {
-        const struct batch_run *run = &batch->runs[i];
-        for (size_t r = 0; r < run->n_rows; r++)
-            store_row(e, a, cache, batch, run->first_row + r, qkv + (run->first_row + r) * ldqkv,
-                      q);
-    }
+    struct store_job job = {e, a, cache, batch, qkv, ldqkv, q};
+    if (batch->n_rows * ldqkv < STORE_GRAIN)
+        for (size_t i = 0; i < batch->n_runs; i++)
+            store_run(&job, i, 0);
+    else
+        team_run(e->team, store_run, &job, batch->n_runs);
     for (size_t i = 0; i < batch->n_copies; i++) {
         const struct batch_copy *copy = &batch->copies[i];
         for (size_t h = 0; h < a->n_kv_heads; h++)
@@ -253,29 +274,76 @@ static void attend(const struct engine *e, const struct attention_layer *a,
     }
 }
 
-void attention_cpu_run(const struct engine *e, const struct attention_layer *a,
-                       const struct kv_cache *cache, const struct batch *batch, const void *q,
-                       void *out, size_t ldo)
-{
-    const size_t group = a->n_heads / a->n_kv_heads, size = element_size(e->element);
-    const size_t width = a->n_heads * a->head_dim;
+struct attention_job {
+    const struct engine *e;
+    const struct attention_layer *a;
+    const struct kv_cache *cache;
+    const struct batch *batch;
+    const void *q;
+    void *out;
+    size_t ldo;
+    size_t *first_items; /* [n_runs + 1]: items before each run */
+};
 
+/* Items of a run: blocks of query rows, by key/value heads. */
+static size_t blocks_of(const struct attention_layer *a, const struct batch_run *run)
+{
+    const size_t n_queries = run->n_rows * (a->n_heads / a->n_kv_heads);
+    return (n_queries + MAX_QUERIES - 1) / MAX_QUERIES;
+}
+
+static void run_items(void *arg, size_t first, size_t end, int thread)
+{
+    const struct attention_job *j = arg;
+    const size_t group = j->a->n_heads / j->a->n_kv_heads;
+    size_t low = 0, high = j->batch->n_runs;
+    (void)thread;
+
+    while (high - low > 1) { /* the run that item `first` is in */
+        const size_t middle = (low + high) / 2;
+        if (j->first_items[middle] <= first)
+            low = middle;
+        else
+            high = middle;
+    }
+    for (size_t i = first; i < end; i++) {
+        while (i >= j->first_items[low + 1])
+            low++;
+        const struct batch_run *run = &j->batch->runs[low];
+        const size_t index = i - j->first_items[low], n_queries = run->n_rows * group;
+        const size_t at = index / j->a->n_kv_heads * MAX_QUERIES;
+        const struct attention_item item = {run, index % j->a->n_kv_heads, at,
+                                            n_queries - at < MAX_QUERIES ? n_queries - at
+                                                                         : MAX_QUERIES};
+        attend(j->e, j->a, j->cache, j->batch, j->q, j->out, j->ldo, &item);
+    }
+}
+
+int attention_cpu_run(const struct engine *e, const struct attention_layer *a,
+                      const struct kv_cache *cache, const struct batch *batch, const void *q,
+                      void *out, size_t ldo)
+{
+    const size_t size = element_size(e->element), width = a->n_heads * a->head_dim;
+    struct attention_job job = {e, a, cache, batch, q, out, ldo, NULL};
+
+    job.first_items = malloc((batch->n_runs + 1) * sizeof *job.first_items);
+    if (!job.first_items)
+        return error_set("no memory for the attention of %zu sequences", batch->n_runs);
     if (ldo > width)
         for (size_t r = 0; r < batch->n_rows; r++)
             memset((char *)out + (r * ldo + width) * size, 0, (ldo - width) * size);
-            /* Long runs are cut, so that threads share one long prompt. */
-#pragma omp parallel num_threads(e->n_threads) if (e->n_threads > 1)
-#pragma omp single
+    size_t n = 0, work = 0; /* query rows times keys, about */
     for (size_t i = 0; i < batch->n_runs; i++) {
         const struct batch_run *run = &batch->runs[i];
-        const size_t n_queries = run->n_rows * group;
-        for (size_t first = 0; first < n_queries; first += MAX_QUERIES)
-            for (size_t head = 0; head < a->n_kv_heads; head++) {
-                const struct attention_item item = {
-                    run, head, first,
-                    n_queries - first < MAX_QUERIES ? n_queries - first : MAX_QUERIES};
-#pragma omp task firstprivate(item)
-                attend(e, a, cache, batch, q, out, ldo, &item);
-            }
+        job.first_items[i] = n;
+        n += blocks_of(a, run) * a->n_kv_heads;
+        work += run->n_rows * a->n_heads * (run->first_position + run->n_rows);
     }
+    job.first_items[batch->n_runs] = n;
+    if (work * a->head_dim < ATTENTION_GRAIN)
+        run_items(&job, 0, n, 0);
+    else
+        team_ranges(e->team, run_items, &job, n, 1);
+    free(job.first_items);
+    return 0;
 }

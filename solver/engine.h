@@ -17,6 +17,7 @@
 #include "solver/engine_product.h"
 #include "solver/kernels.h"
 #include "solver/kv_cache.h"
+#include "solver/team.h"
 #include "solver/vecmath.h"
 
 struct engine;
@@ -91,10 +92,11 @@ struct engine_ops {
                   const struct batch *batch, const float *qkv, size_t ldqkv, void *q);
 
     /* out elements [n_rows, ldo]: each head's softmax(scale q k^T) v, heads side by side, columns
-     * after n_heads * head_dim zero. Online softmax over pages, first to last. */
-    void (*attention)(const struct engine *e, const struct attention_layer *a,
-                      const struct kv_cache *cache, const struct batch *batch, const void *q,
-                      void *out, size_t ldo);
+     * after n_heads * head_dim zero. Online softmax over pages, first to last. -1 when out of
+     * memory. */
+    int (*attention)(const struct engine *e, const struct attention_layer *a,
+                     const struct kv_cache *cache, const struct batch *batch, const void *q,
+                     void *out, size_t ldo);
 
     /* x elements [n_rows, ldx] = silu(gate) * up, from gate_up f32 [n_rows, ldg] with gate in
      * columns 0 .. width and up from up_offset on. Columns width .. ldx become 0. */
@@ -113,13 +115,15 @@ struct engine {
     const struct engine_ops *ops;
     enum element element;
     enum isa isa;
-    int n_threads;
+    struct team *team; /* owned; NULL: one thread */
     const struct kernels *kernels;
     const struct vecmath *math;
 };
 
-/* The CPU engine. isa must be available (cpu_best_isa). */
-void engine_cpu(struct engine *e, enum element element, enum isa isa, int n_threads);
+/* The CPU engine. isa must be available (cpu_best_isa). -1 with error_set when threads cannot be
+ * started. */
+int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads);
+void engine_free(struct engine *e);
 
 enum { ENGINE_MAX_HEAD_DIM = 256 };
 
@@ -127,8 +131,8 @@ enum { ENGINE_MAX_HEAD_DIM = 256 };
 void attention_cpu_store(const struct engine *e, const struct attention_layer *a,
                          struct kv_cache *cache, const struct batch *batch, const float *qkv,
                          size_t ldqkv, void *q);
-void attention_cpu_run(const struct engine *e, const struct attention_layer *a,
-                       const struct kv_cache *cache, const struct batch *batch, const void *q,
-                       void *out, size_t ldo);
+int attention_cpu_run(const struct engine *e, const struct attention_layer *a,
+                      const struct kv_cache *cache, const struct batch *batch, const void *q,
+                      void *out, size_t ldo);
 
 #endif

@@ -1,6 +1,5 @@
 #include "solver/engine_product.h"
 
-#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,33 +167,51 @@ static void product_part(const struct kernels *kernels, float *y, size_t ldy, co
     }
 }
 
+struct product_job {
+    const struct kernels *kernels;
+    float *y;
+    size_t ldy;
+    const void *x;
+    size_t ldx, n_rows;
+    const struct matrix *m;
+    size_t first_panel, n_panels;
+    bool accumulate;
+    size_t across, down; /* parts along columns and rows */
+};
+
+static void product_job_part(void *arg, size_t part, int thread)
+{
+    const struct product_job *j = arg;
+    const size_t a = part % j->across, d = part / j->across;
+    const size_t p0 = j->n_panels * a / j->across, p1 = j->n_panels * (a + 1) / j->across;
+    const size_t r0 = j->n_rows * d / j->down, r1 = j->n_rows * (d + 1) / j->down;
+    (void)thread;
+    product_part(j->kernels, j->y + r0 * j->ldy + p0 * KERNEL_COLUMNS, j->ldy,
+                 (const char *)j->x + r0 * j->ldx * element_size(j->m->element), j->ldx, r1 - r0,
+                 j->m, j->first_panel + p0, p1 - p0, j->accumulate);
+}
+
 void matrix_product(const struct kernels *kernels, float *y, size_t ldy, const void *x, size_t ldx,
                     size_t n_rows, const struct matrix *m, size_t first_panel, size_t n_panels,
-                    bool accumulate, int n_threads)
+                    bool accumulate, struct team *team)
 {
-    enum { FEWEST_PANELS = 4, FEWEST_ROWS = 12 }; /* for which a thread is worth waking */
-    const size_t size = element_size(m->element);
+    /* What is worth waking a thread for: multiply-adds, panels (a few at once feed the registers),
+     * and rows where there are not enough panels. Two parts a thread even out disturbances. */
+    enum { FEWEST_PRODUCTS = 1 << 16, FEWEST_PANELS = 4, FEWEST_ROWS = 12, PARTS = 2 };
+    const size_t n_threads = (size_t)team_size(team);
+    const size_t products = n_rows * n_panels * KERNEL_COLUMNS * m->k_padded;
+    struct product_job job = {kernels, y,           ldy,      x,          ldx, n_rows,
+                              m,       first_panel, n_panels, accumulate, 1,   1};
 
-    /* Columns first: threads then share no weights. Rows where too few panels are left. */
-    size_t across = n_threads > 1 ? (size_t)n_threads : 1, down = 1;
-    if (across > n_panels / FEWEST_PANELS) {
-        const size_t threads = across;
-        across = n_panels / FEWEST_PANELS > 0 ? n_panels / FEWEST_PANELS : 1;
-        down = threads / across;
-        if (down > n_rows / FEWEST_ROWS)
-            down = n_rows / FEWEST_ROWS > 0 ? n_rows / FEWEST_ROWS : 1;
+    if (n_threads > 1 && products / n_threads >= FEWEST_PRODUCTS) {
+        const size_t wanted = n_threads * PARTS;
+        job.across = n_panels / FEWEST_PANELS < wanted ? n_panels / FEWEST_PANELS : wanted;
+        job.across = job.across > 0 ? job.across : 1;
+        if (job.across < n_threads) {
+            job.down = wanted / job.across;
+            if (job.down > n_rows / FEWEST_ROWS)
+                job.down = n_rows / FEWEST_ROWS > 0 ? n_rows / FEWEST_ROWS : 1;
+        }
     }
-    if (across * down == 1) {
-        product_part(kernels, y, ldy, x, ldx, n_rows, m, first_panel, n_panels, accumulate);
-        return;
-    }
-#pragma omp parallel for num_threads((int)(across * down)) schedule(static, 1)
-    for (size_t part = 0; part < across * down; part++) {
-        const size_t a = part % across, d = part / across;
-        const size_t p0 = n_panels * a / across, p1 = n_panels * (a + 1) / across;
-        const size_t r0 = n_rows * d / down, r1 = n_rows * (d + 1) / down;
-        product_part(kernels, y + r0 * ldy + p0 * KERNEL_COLUMNS, ldy,
-                     (const char *)x + r0 * ldx * size, ldx, r1 - r0, m, first_panel + p0, p1 - p0,
-                     accumulate);
-    }
+    team_run(team, product_job_part, &job, job.across * job.down);
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 #include "solver/kernels.h"
+#include "solver/team.h"
 
 struct matrix {
     size_t n, k;
@@ -39,10 +40,10 @@ void matrix_unpack_row(const struct matrix *m, size_t row, float *out);
  * y   f32 [n_rows, n_panels * 16], row stride ldy; columns at or past n are not touched.
  * x   elements of the matrix's type [n_rows, k_padded], row stride ldx; elements past k must be
  *     finite (zeros, say).
- * n_threads OpenMP threads at most (1 opens no parallel region); the result does not depend on
- * them, on how rows are split over calls, or on how panels are. */
+ * The result does not depend on the team (NULL: the calling thread alone), on how rows are split
+ * over calls, or on how panels are. */
 void matrix_product(const struct kernels *kernels, float *y, size_t ldy, const void *x, size_t ldx,
                     size_t n_rows, const struct matrix *m, size_t first_panel, size_t n_panels,
-                    bool accumulate, int n_threads);
+                    bool accumulate, struct team *team);
 
 #endif

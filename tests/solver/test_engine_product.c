@@ -82,7 +82,7 @@ static void the_product_is_x_times_w_transposed(void **state)
             matrix_pack_rows(&m, 0, n, w);
             void *elements = elements_of(&m, x, n_rows);
             matrix_product(kernels, y, ldy, elements, m.k_padded, n_rows, &m, 0, m.n_panels, true,
-                           1);
+                           NULL);
             for (size_t r = 0; r < n_rows; r++)
                 for (size_t j = 0; j < n; j++) {
                     double sum = (double)y0[r * ldy + j], size = fabs(sum);
@@ -107,7 +107,10 @@ static void the_product_is_x_times_w_transposed(void **state)
 static void no_cut_changes_a_bit(void **state)
 {
     enum { ROWS = 70, LD = 210 };
+    struct team *teams[9] = {NULL};
     (void)state;
+    for (int threads = 2; threads <= 8; threads++)
+        teams[threads] = team_create(threads);
     for (int element = ELEMENT_F32; element <= ELEMENT_BF16; element++)
         for (size_t s = 2; s < 5; s++)
             for (int accumulate = 0; accumulate < 2; accumulate++) {
@@ -121,12 +124,12 @@ static void no_cut_changes_a_bit(void **state)
                 char *elements = elements_of(&m, x, ROWS);
                 const size_t row_bytes = m.k_padded * element_size(m.element);
                 matrix_product(kernels, want, LD, elements, m.k_padded, ROWS, &m, 0, m.n_panels,
-                               accumulate, 1);
+                               accumulate, NULL);
                 for (int threads = 2; threads <= 8; threads += threads == 4 ? 4 : 1) {
                     free(y);
                     y = random_floats(ROWS * LD, 5);
                     matrix_product(kernels, y, LD, elements, m.k_padded, ROWS, &m, 0, m.n_panels,
-                                   accumulate, threads);
+                                   accumulate, teams[threads]);
                     assert_memory_equal(y, want, ROWS * LD * sizeof *y);
                 }
                 for (size_t step = 1; step < ROWS; step += 9) {
@@ -136,9 +139,10 @@ static void no_cut_changes_a_bit(void **state)
                         const size_t rows = ROWS - r < step ? ROWS - r : step;
                         const size_t cut = step % m.n_panels;
                         matrix_product(kernels, y + r * LD, LD, elements + r * row_bytes,
-                                       m.k_padded, rows, &m, 0, cut, accumulate, 2);
+                                       m.k_padded, rows, &m, 0, cut, accumulate, teams[2]);
                         matrix_product(kernels, y + r * LD + cut * 16, LD, elements + r * row_bytes,
-                                       m.k_padded, rows, &m, cut, m.n_panels - cut, accumulate, 1);
+                                       m.k_padded, rows, &m, cut, m.n_panels - cut, accumulate,
+                                       NULL);
                     }
                     assert_memory_equal(y, want, ROWS * LD * sizeof *y);
                 }
@@ -149,6 +153,8 @@ static void no_cut_changes_a_bit(void **state)
                 free(want);
                 matrix_free(&m);
             }
+    for (int threads = 2; threads <= 8; threads++)
+        team_free(teams[threads]);
 }
 
 static void impossible_sizes_are_refused_in_a_sentence(void **state)
