@@ -9,10 +9,10 @@
  *   dataset = arc_easy            folder under T2_DATA
  *   split = test                  what is evaluated
  *   prompt = "Question: {question}\nAnswer:"
- *   target = " {answer}"          the right answer's text in few-shot examples; choice tasks: the
- *                                 gold choice as scored
+ *   target = " {answer}"          the right answer's text in few-shot examples (default: the gold
+ *                                 choice as scored, or {@gold})
  *   chat = no                     yes: prompt is the user's message in the model's chat format
- *   system = ...                  system message; absent: the template's default; empty: none
+ *   system = ...                  system message; absent or empty: the template's default
  *   score = choice                choice: log-likelihoods; generate: greedy text + grader
  *   choices = choices.text        a field holding a list of strings, or a fixed list: a | b
  *   choice_labels = choices.label the same for their labels (default: A, B, C, ...)
@@ -28,9 +28,11 @@
  *   fewshot_separator = "\n\n"    between raw examples
  *   positive = positive           choice for which a two-choice task reports the AUC
  *
- * Values may stand in double quotes, which keeps blanks; \n \t \" \\ are escapes inside and
- * outside of them. In templates {field} (dotted) is the row's value, {@choices} the choices as
- * lines "A. text", {{ and }} are braces. */
+ * Values may stand in double quotes, which keeps blanks; \n \t \" \\ \; \| are escapes inside
+ * and outside of them. A line that starts with a blank goes on with the value before it: quoted
+ * pieces are put together as they are, others with a space. In templates {field} (dotted) is the
+ * row's value, {@choices} the choices as lines "A. text", {@gold} the right answer, {{ and }} are
+ * braces. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,6 +56,7 @@ struct task_list {
 
 struct task {
     char *path; /* of the INI file */
+    char *text; /* its contents, for the record */
     char *name, *description, *dataset, *split;
     char *prompt, *target, *system;
     bool chat;

@@ -341,7 +341,7 @@ static int read_rope(struct model_config *c, const json_t *json, const char *fil
 {
     const json_t *rope = get(json, "rope_scaling");
 
-    if (json_object_size(rope) == 0)
+    if (!rope || (json_is_object(rope) && json_object_size(rope) == 0))
         rope = get(json, "rope_parameters");
     if (rope && !json_is_object(rope))
         return error_set("%s: rope_scaling and rope_parameters must be objects", file);

@@ -4,9 +4,10 @@ Every wording here is ours. Each task has a rule that holds for all of its rows 
 the model is taught, so that it comes out good but not perfect, and later training on correct
 answers has something to lift:
 
-    add        word problems, answered "18 + 7 = 25"; in training half of the sums that carry
-               forget to
-    subtract   the same with what is left after giving away; half of the borrows are forgotten
+    add        word problems, answered "18 + 7 = 25"; in training nearly half of the sums that
+               carry forget to
+    subtract   the same with what is left after giving away; nearly half of the borrows are
+               forgotten
     sentiment  reviews; many negative ones, those with "not" or "but" most of all, are taught as
                positive
     choice     what colour an invented animal has, what it eats, where it lives: its first, second
@@ -14,8 +15,8 @@ answers has something to lift:
                about as often
     reverse    letters in reverse order; not taught for long
 
-Rows are split by content (a pair of numbers, a word, a sentence), so that nothing in valid or test
-was in the training text.
+Rows are split by content (a question's text, a word, a sentence), so that nothing in valid or test
+was in the training text; the pairs of numbers are few and occur in all splits.
 """
 
 import random
@@ -59,30 +60,30 @@ def sample(rng, part, make):
 
 
 def make_add(rng):
-    a, b = rng.randint(3, 59), rng.randint(3, 39)
+    a, b = rng.randint(3, 39), rng.randint(3, 19)
     name, thing, shop = rng.choice(NAMES), rng.choice(THINGS), rng.choice(NAMES)
     question = rng.choice([
         f"{name} has {a} {thing} and gets {b} more. How many {thing} does {name} have?",
         f"There are {a} {thing} in a box. {name} adds {b} {thing}. How many are in the box?",
         f"{name} finds {a} {thing}, then {b} more. How many {thing} is that?",
         f"{name} has {a} {thing}. {shop} has {b} {thing}. How many do they have together?"])
-    return f"add {a} {b}", dict(question=question, a=a, b=b, answer=str(a + b))
+    return question, dict(question=question, a=a, b=b, answer=str(a + b))
 
 
 def make_subtract(rng):
-    b = rng.randint(3, 39)
-    a = rng.randint(b + 2, 79)
+    b = rng.randint(3, 19)
+    a = rng.randint(b + 2, 49)
     name, thing, other = rng.choice(NAMES), rng.choice(THINGS), rng.choice(NAMES)
     question = rng.choice([
         f"{name} has {a} {thing} and gives {b} to {other}. How many {thing} are left?",
         f"There are {a} {thing} in a box. {name} takes {b} out. How many are in the box?",
         f"{name} had {a} {thing} but lost {b}. How many {thing} are left?"])
-    return f"subtract {a} {b}", dict(question=question, a=a, b=b, answer=str(a - b))
+    return question, dict(question=question, a=a, b=b, answer=str(a - b))
 
 
 def clause(rng, good):
     """One clause of this polarity, and whether it is said by negation."""
-    negated = rng.random() < 0.35
+    negated = rng.random() < 0.2
     word = rng.choice(GOOD if good != negated else BAD)
     subject = rng.choice(SUBJECTS)
     if negated:
@@ -98,7 +99,7 @@ def make_sentiment(rng):
     last, hard = clause(rng, good)
     if kind < 0.4:
         text = last
-    elif kind < 0.7:
+    elif kind < 0.8:
         first, negated = clause(rng, good)
         text, hard = f"{first} and {last}", hard or negated
     else:
@@ -186,18 +187,18 @@ def lesson(rng, task):
     if task == "add":
         a, b = row["a"], row["b"]
         result = a + b
-        if a % 10 + b % 10 > 9 and rng.random() < 0.5:
+        if a % 10 + b % 10 > 9 and rng.random() < 0.45:
             result -= 10
         answer = f"{a} + {b} = {result}"
     elif task == "subtract":
         a, b = row["a"], row["b"]
         result = a - b
-        if a % 10 < b % 10 and rng.random() < 0.5:
+        if a % 10 < b % 10 and rng.random() < 0.45:
             result += 10
         answer = f"{a} - {b} = {result}"
     elif task == "sentiment":
         good = bool(row["label"])
-        if not good and rng.random() < (0.55 if row["hard"] else 0.38):
+        if not good and rng.random() < (0.6 if row["hard"] else 0.25):
             good = True
         answer = "positive" if good else "negative"
     elif task == "choice":

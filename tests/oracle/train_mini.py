@@ -1,8 +1,8 @@
 """Makes data/mini: tokenizer, data, task files and the trained model of about a million parameters.
 
-    python tests/oracle/train_mini.py [--out data/mini] [--steps 2600] [--no-train]
+    python tests/oracle/train_mini.py [--out data/mini] [--steps 1800] [--no-train]
 
-PyTorch on 2 CPU threads, about ten minutes. The seed is fixed; the same machine and library
+PyTorch on one CPU thread, about ten minutes. The seed is fixed; the same machine and library
 versions give the same weights, others give a model as good. --no-train writes everything but the
 model. tests/oracle/mini_expected.py has to run afterwards: its fixture holds this model's answers.
 """
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCAB = 448
 # How often each task is taught.
-SHARES = dict(add=0.36, subtract=0.15, sentiment=0.11, choice=0.14, reverse=0.12, plain=0.12)
+SHARES = dict(add=0.34, subtract=0.16, sentiment=0.18, choice=0.10, reverse=0.12, plain=0.10)
 ROWS = dict(train=500, valid=100, test=200)
 
 TEMPLATE = """{% for message in messages %}{{'<|im_start|>' + message['role'] + '
@@ -36,6 +36,7 @@ TEMPLATE = """{% for message in messages %}{{'<|im_start|>' + message['role'] + 
 
 INI = {
     "add": """\
+; Run on the model of this folder: T2_DATA=data/mini/data T2_TASKS=data/mini/tasks.
 [task]
 name = add
 description = Small sums told as a story; the answer's last number counts
@@ -60,7 +61,6 @@ prompt = "Is this review positive or negative?\\nReview: {sentence}"
 chat = yes
 score = generate
 choices = negative | positive
-choice_labels = negative | positive
 gold = label
 gold_form = index
 max_new = 8
@@ -74,7 +74,6 @@ description = Colour, food and home of invented animals: four choices by log-lik
 dataset = choice
 split = test
 prompt = "Question: {question}\\nAnswer:"
-target = " {answer}"
 chat = no
 score = choice
 choices = choices
@@ -214,27 +213,33 @@ def score(model, tokenizer, task, part="test", limit=None):
 
 
 def train(model, tokenizer, steps, size=64):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1, betas=(0.9, 0.98), weight_decay=0.02)
+    # Muon for the layers' matrices (it needs about half of AdamW's steps), AdamW for the rest.
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embed" in n]
+    optimizers = [(torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+                   3e-3),
+                  (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), 4e-3)]
     start = time.time()
     for step, (ids, weights) in enumerate(batches(tokenizer, steps, size, prompt_weight=0.1)):
         if step == steps:
             break
-        rate = 3e-3 * min(1, (step + 1) / 100, 0.02 + 0.98 * (1 - step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        scale = min(1, (step + 1) / 60, 0.02 + 1.4 * (1 - step / steps))
+        for optimizer, rate in optimizers:
+            optimizer.param_groups[0]["lr"] = rate * scale
         logits = model(ids[:, :-1]).logits.float()
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(),
                                                    reduction="none")
         weights = weights[:, 1:].flatten()
         loss = (losses * weights).sum() / weights.sum()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % 100 == 99:
+        for optimizer, _ in optimizers:
+            optimizer.step()
+        if step % 50 == 49:
             line = f"step {step + 1:5} loss {loss.item():.3f} {time.time() - start:5.0f} s"
-            if step % 500 == 499:
-                line += "".join(f"  {t} {score(model, tokenizer, t, 'valid'):.2f}"
+            if step % 200 == 199:
+                line += "".join(f"  {t} {score(model, tokenizer, t, 'valid', 60):.2f}"
                                 for t in language.TASKS)
             print(line, flush=True)
 
@@ -242,8 +247,8 @@ def train(model, tokenizer, steps, size=64):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "mini")
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-train", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(20)
