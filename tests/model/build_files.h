@@ -63,6 +63,7 @@ enum { G_U8, G_I8, G_U16, G_I16, G_U32, G_I32, G_F32, G_BOOL, G_STRING, G_ARRAY,
 struct gguf_builder {
     struct bytes keys, infos, data;
     uint64_t n_keys, n_tensors;
+    size_t alignment; /* of the data's start; 0: 32 */
 };
 
 static inline void gguf_string(struct bytes *b, const char *text)
@@ -153,7 +154,7 @@ static inline struct bytes gguf_finish(struct gguf_builder *g)
     bytes_u64(&file, g->n_keys);
     bytes_put(&file, g->keys.data, g->keys.n);
     bytes_put(&file, g->infos.data, g->infos.n);
-    bytes_pad(&file, 32);
+    bytes_pad(&file, g->alignment ? g->alignment : 32);
     bytes_put(&file, g->data.data, g->data.n);
     bytes_free(&g->keys);
     bytes_free(&g->infos);
