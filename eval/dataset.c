@@ -389,7 +389,7 @@ enum dataset_state dataset_check(const struct dataset_facts *facts, const char *
             return DATASET_WRONG;
         }
     }
-    fprintf(out, "%s: ok", facts->name);
+    fprintf(out, "%s: ok,", facts->name);
     for (size_t i = 0; i < DATASET_MAX_FILES && facts->files[i].file; i++)
         fprintf(out, "%s %.*s %zu", i ? "," : "", (int)strcspn(facts->files[i].file, "."),
                 facts->files[i].file, facts->files[i].n_rows);

@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "eval/gather.h"
 #include "eval/metrics.h"
+#include "model/blank.h"
 #include "model/rng.h"
 #include "mpi/error.h"
 
@@ -43,6 +45,7 @@ struct work {
     struct task_context context;
     struct dataset data, examples;
     size_t *example_rows;
+    char *data_root;
     size_t n_items, block, next_item, end_item, n_started;
     struct comm_queue queue;
     struct job *jobs;    /* all under way */
@@ -73,29 +76,6 @@ static double now(void)
 
 /* ---- tokens ------------------------------------------------------------------------------------
  */
-
-/* Length of the blank character that ends text[0..n), as Python's str.isspace has it; 0 if none. */
-static size_t blank_before(const char *text, size_t n)
-{
-    const unsigned char *p = (const unsigned char *)text;
-
-    if (n == 0)
-        return 0;
-    unsigned char last = p[n - 1];
-    if (last == ' ' || (last >= 0x09 && last <= 0x0d) || (last >= 0x1c && last <= 0x1f))
-        return 1;
-    if (n >= 2 && p[n - 2] == 0xc2 && (last == 0x85 || last == 0xa0))
-        return 2;
-    if (n < 3)
-        return 0;
-    unsigned code = (unsigned)p[n - 3] << 16 | (unsigned)p[n - 2] << 8 | last;
-    bool blank = code == 0xe19a80 ||                       /* U+1680 */
-                 (code >= 0xe28080 && code <= 0xe2808a) || /* U+2000 .. U+200A */
-                 code == 0xe280a8 || code == 0xe280a9 ||   /* U+2028, U+2029 */
-                 code == 0xe280af || code == 0xe2819f ||   /* U+202F, U+205F */
-                 code == 0xe38080;                         /* U+3000 */
-    return blank ? 3 : 0;
-}
 
 int evaluate_encode_pair(const struct tokenizer *tokenizer, const char *context,
                          const char *continuation, int flags, struct tokens *out, size_t *n_scored)
@@ -413,6 +393,29 @@ static int choose_examples(uint64_t seed, size_t n_rows, size_t n, size_t **rows
     return 0;
 }
 
+/* Where the task's data lie: the run's folder, or, for tasks that come with their own, ../data
+ * beside the task file. Malloc'ed; NULL when out of memory. */
+static char *choose_root(const struct task *task, const char *data_root)
+{
+    const char *slash = strrchr(task->path, '/');
+    int n_folder = slash ? (int)(slash - task->path) + 1 : 0;
+    char *given = NULL, *beside = NULL, *root = NULL;
+
+    if (asprintf(&given, "%s/%s", data_root, task->dataset) < 0)
+        return NULL;
+    if (asprintf(&beside, "%.*s../data/%s", n_folder, task->path, task->dataset) < 0) {
+        free(given);
+        return NULL;
+    }
+    if (access(given, F_OK) == 0 || access(beside, F_OK) != 0)
+        root = strdup(data_root);
+    else
+        root = strndup(beside, strlen(beside) - strlen(task->dataset) - 1);
+    free(given);
+    free(beside);
+    return root;
+}
+
 static int prepare_examples(struct work *work)
 {
     const struct task *task = work->task;
@@ -448,7 +451,10 @@ static int prepare(struct work *work, const struct chat_format *chat)
                          task->name);
     work->context.chat = task->chat ? chat : NULL;
     work->context.system = options->system;
-    if (dataset_load(&work->data, options->data_root, task->dataset, task->split))
+    work->data_root = choose_root(task, options->data_root);
+    if (!work->data_root)
+        return error_set("out of memory");
+    if (dataset_load(&work->data, work->data_root, task->dataset, task->split))
         return -1;
     work->n_items = work->data.n_rows;
     if (options->limit && options->limit < work->n_items)
@@ -467,6 +473,7 @@ static void work_free(struct work *work)
     free(work->records);
     free(work->failure);
     free(work->example_rows);
+    free(work->data_root);
     dataset_free(&work->data);
     dataset_free(&work->examples);
 }

@@ -39,7 +39,9 @@ struct evaluate_options {
     uint64_t seed;            /* few-shot choice and sampling streams */
     size_t limit;             /* first items only; 0: all */
     const char *split;        /* NULL: the task's */
-    const char *data_root;    /* folder of the data sets (dataset_root) */
+    /* Folder of the data sets (dataset_root). A data set that is not there is looked for in ../data
+     * beside the task file. */
+    const char *data_root;
     int chat;                 /* 1 chat, 0 raw, -1 as the task says */
     const char *system;       /* NULL: as the task or template says */
     int64_t fewshot, max_new; /* -1: as the task says */

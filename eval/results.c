@@ -261,12 +261,12 @@ static double metric(hid_t group, const char *name)
 }
 
 /* "-" where it does not apply. */
-static void cell_metric(struct text_table *table, double value, const char *format)
+static void cell_metric(struct text_table *table, double value, int digits)
 {
-    char text[32];
-
-    snprintf(text, sizeof text, isnan(value) ? "-" : format, value);
-    text_table_cell(table, "%s", text);
+    if (isnan(value))
+        text_table_cell(table, "-");
+    else
+        text_table_cell(table, "%.*f", digits, value);
 }
 
 struct listing {
@@ -285,13 +285,13 @@ static herr_t list_task(hid_t tasks, const char *name, const H5L_info_t *link, v
         return 0;
     h5_get_int(group, "n_items", &n);
     text_table_cell(&listing->table, "%s", name);
-    cell_metric(&listing->table, metric(group, "accuracy"), "%.4f");
-    cell_metric(&listing->table, metric(group, "accuracy_error"), "%.4f");
-    cell_metric(&listing->table, metric(group, "accuracy_normalised"), "%.4f");
-    cell_metric(&listing->table, metric(group, "auc"), "%.4f");
-    cell_metric(&listing->table, metric(group, "gold_probability"), "%.4f");
+    cell_metric(&listing->table, metric(group, "accuracy"), 4);
+    cell_metric(&listing->table, metric(group, "accuracy_error"), 4);
+    cell_metric(&listing->table, metric(group, "accuracy_normalised"), 4);
+    cell_metric(&listing->table, metric(group, "auc"), 4);
+    cell_metric(&listing->table, metric(group, "gold_probability"), 4);
     text_table_cell(&listing->table, "%lld", (long long)n);
-    cell_metric(&listing->table, metric(group, "tokens_per_second"), "%.0f");
+    cell_metric(&listing->table, metric(group, "tokens_per_second"), 0);
     H5Gclose(group);
     return 0;
 }

@@ -99,13 +99,14 @@ static int list(const struct names *names, const char *data, const char *models)
 
 static int check(const struct names *names, const char *data, const char *models)
 {
-    size_t n_wrong = 0;
+    size_t n_wrong = 0, n_absent = 0;
 
     for (const struct dataset_facts *f = dataset_catalog; f->name; f++) {
         if (!is_wanted(names, f->name))
             continue;
         enum dataset_state state = dataset_check(f, data, stdout);
-        n_wrong += state == DATASET_WRONG || (state == DATASET_ABSENT && names->n);
+        n_wrong += state == DATASET_WRONG;
+        n_absent += state == DATASET_ABSENT;
     }
     for (const struct model_source *m = model_catalog; m->name; m++) {
         if (!is_wanted(names, m->name))
@@ -117,11 +118,14 @@ static int check(const struct names *names, const char *data, const char *models
             printf("%s: absent ('t2 data fetch %s' gets it)\n", m->name, m->name);
         else
             printf("%s: wrong: %s\n", m->name, error_message());
-        n_wrong += state < 0 || (state == 0 && names->n);
+        n_wrong += state < 0;
+        n_absent += state == 0;
     }
-    return n_wrong
-               ? error_set("%zu of them %s not as expected", n_wrong, n_wrong == 1 ? "is" : "are")
-               : 0;
+    if (n_wrong)
+        return error_set("%zu not as published (see above)", n_wrong);
+    if (n_absent && names->n)
+        return error_set("%zu absent", n_absent);
+    return 0;
 }
 
 /* ---- fetch -------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ static void print_head(const struct run *run)
 /* Stdout: five columns and nothing else. */
 static void print_row(const struct run *run, const struct task_result *r)
 {
-    char computed[32], took[32];
+    char prompts[32], answers[32], computed[32], took[32];
 
     if (run->comm->rank != 0)
         return;
@@ -233,9 +233,12 @@ static void print_row(const struct run *run, const struct task_result *r)
         fprintf(stderr, " AUC %.4f,", r->auc);
     if (!isnan(r->gold_probability))
         fprintf(stderr, " p(gold) %.4f,", r->gold_probability);
-    fprintf(stderr, " %s of %zu + %zu tokens computed in %s\n",
-            text_count(computed, sizeof computed, (double)r->computed_tokens), r->prompt_tokens,
-            r->generated_tokens, text_duration(took, sizeof took, r->seconds));
+    text_count(prompts, sizeof prompts, (double)r->prompt_tokens);
+    text_count(answers, sizeof answers, (double)r->generated_tokens);
+    text_count(computed, sizeof computed, (double)r->computed_tokens);
+    text_duration(took, sizeof took, r->seconds);
+    fprintf(stderr, " %s prompt and %s new tokens (%s computed) in %s\n", prompts, answers,
+            computed, took);
 }
 
 /* ---- the run ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/blank.h"
 #include "mpi/error.h"
 
 /* What differs within a family, read off the template's text; bits of chat_format.variant. */
@@ -396,15 +397,17 @@ static void put(struct text *out, const char *s)
     fputs(s, out->file);
 }
 
-/* Python's str.strip(), for the blanks that occur: ASCII. */
-static const char *const blanks = " \t\n\r\v\f\x1c\x1d\x1e\x1f";
-
+/* Python's str.strip(). */
 static void put_trimmed(struct text *out, const char *s)
 {
-    s += strspn(s, blanks);
-    size_t n = strlen(s);
-    while (n && strchr(blanks, s[n - 1]))
-        n--;
+    size_t n = strlen(s), blank;
+
+    while ((blank = blank_at(s, n)) > 0) {
+        s += blank;
+        n -= blank;
+    }
+    while ((blank = blank_before(s, n)) > 0)
+        n -= blank;
     fwrite(s, 1, n, out->file);
 }
 

@@ -292,6 +292,7 @@ CONVERSATIONS = [
     m(("system", "Two\nlines. "), ("user", "a"), ("assistant", "<think>\nhm\n</think>\n\nb"),
       ("user", "c"), ("assistant", " d"), ("user", "{{ e }} 'quoted' \"twice\"")),
     m(("system", ""), ("user", "An empty system message.")),
+    m(("user", "\u00a0\u3000 wide blanks\u2003\x1f\n")),
     m(("user", "a"), ("user", "b")),
 ]
 
