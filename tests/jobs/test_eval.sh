@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# t2 eval as a person types it, on the small model of our own.
+set -euo pipefail
+# shellcheck source=tests/shell.sh
+. "$(dirname "$0")/../shell.sh"
+
+mini=${T2_SOURCE:?}/data/mini
+model=$mini/model
+[ -e "$model/config.json" ] || model=$mini
+if [ ! -e "$model/config.json" ] || [ ! -d "$mini/tasks" ]; then
+    echo "SKIPPED: no model in data/mini"
+    exit 77
+fi
+export T2_DATA=$scratch/none
+tasks=
+for task in "$mini"/tasks/*.ini; do
+    tasks=$tasks${tasks:+,}$task
+done
+n_tasks=$(find "$mini/tasks" -name '*.ini' | wc -l)
+
+t2 eval "$model"
+check "tasks must be named" "$code" -eq 1
+contains "... and the known ones are listed" "$err" "arc_easy"
+t2 eval "$model" --tasks arc_eazy
+contains "a misspelt task suggests the nearest" "$err" "did you mean arc_easy?"
+t2 eval "$model" --tasks gsm8k
+check "absent data is a failure" "$code" -eq 1
+contains "... that says where it is published" "$err" "https://github.com/openai/grade-school-math"
+t2 eval "$model" --tasks "$tasks" --out "$scratch/no/such/r.h5"
+check "an impossible --out fails before the work" "$code" -eq 1
+contains "... with a sentence" "$err" "does not exist"
+t2 eval "$model" --tasks "$tasks" --chat --raw
+check "--chat and --raw exclude each other" "$code" -eq 2
+
+t2 eval "$model" --tasks "$tasks" --limit 40 --out "$scratch/a.h5"
+check "tasks are scored" "$code" -eq 0
+rows=$out
+check "one row a task" "$(wc -l <<<"$rows")" -eq "$n_tasks"
+check "of five columns" "$(awk 'NF == 5 && $2 ~ /^[01]\.[0-9][0-9][0-9][0-9]$/ && $4 == 40' <<<"$rows" | wc -l)" -eq "$n_tasks"
+contains "the head goes to stderr" "$err" "tokens/s"
+
+# The same whatever the batch, the chunks, the ranks and the threads: scores and every item.
+same() {
+    check "$1" "$(awk '{ print $1, $2, $3, $4 }' <<<"$out")" = "$(awk '{ print $1, $2, $3, $4 }' <<<"$rows")"
+    if command -v h5diff >/dev/null; then
+        for task in "$mini"/tasks/*.ini; do
+            name=$(basename "$task" .ini)
+            check "... $name item by item" "$(h5diff "$scratch/a.h5" "$scratch/b.h5" "/tasks/$name/items" 2>&1)" = ""
+        done
+    fi
+}
+t2 eval "$model" --tasks "$tasks" --limit 40 --batch 7 --chunk 17 --no-share-prefix --threads 1 -q --out "$scratch/b.h5"
+check "quiet is quiet" -z "$err"
+same "batch 7, chunks of 17, nothing shared, one thread"
+ranks 3 eval "$model" --tasks "$tasks" --limit 40 --batch 1 -q --out "$scratch/b.h5"
+same "three ranks, batch 1"
+
+t2 inspect "$scratch/a.h5"
+check "results are shown" "$code" -eq 0
+contains "... with the command" "$out" "--limit 40"
+
+run bash -c "ulimit -f 4; \"$T2_BINARY\" eval \"$model\" --tasks \"$tasks\" --limit 40 --out \"$scratch/a.h5\""
+check "a full disk is a failure" "$code" -eq 1
+contains "... with a sentence" "$err" "cannot be written"
+t2 inspect "$scratch/a.h5"
+check "... and the earlier file is untouched" "$code" -eq 0
+finish
