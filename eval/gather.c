@@ -1,14 +1,12 @@
 #include "eval/gather.h"
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mpi/error.h"
-
-enum { GATHER_TAG = 71, GATHER_PIECE = 1 << 28 }; /* MPI counts are ints */
+#include "mpi/share.h"
 
 void item_record_free(struct item_record *record)
 {
@@ -101,39 +99,19 @@ static int unpack_record(struct bytes *in, struct item_record *r)
                : 0;
 }
 
-/* ---- moving ------------------------------------------------------------------------------------
+/* ---- gathering ---------------------------------------------------------------------------------
  */
 
-static void send_bytes(const struct comm *comm, const char *bytes, size_t n)
-{
-    for (size_t at = 0; at < n; at += GATHER_PIECE) {
-        size_t piece = n - at < GATHER_PIECE ? n - at : GATHER_PIECE;
-        MPI_Send(bytes + at, (int)piece, MPI_BYTE, 0, GATHER_TAG, comm->handle);
-    }
-}
+struct gathering {
+    struct item_record *items; /* [n_items] */
+    size_t n_items;
+};
 
-static void receive_bytes(const struct comm *comm, int from, char *bytes, size_t n)
+/* Puts the records of one rank at their places. */
+static int take_packed(void *context, const void *data, size_t n)
 {
-    for (size_t at = 0; at < n; at += GATHER_PIECE) {
-        size_t piece = n - at < GATHER_PIECE ? n - at : GATHER_PIECE;
-        MPI_Recv(bytes + at, (int)piece, MPI_BYTE, from, GATHER_TAG, comm->handle,
-                 MPI_STATUS_IGNORE);
-    }
-}
-
-/* Moves a record to its place. */
-static int place_record(struct item_record *items, size_t n_items, struct item_record *record)
-{
-    if (record->index >= n_items || items[record->index].id)
-        return error_set("item %zu was evaluated twice or does not exist", record->index);
-    items[record->index] = *record;
-    memset(record, 0, sizeof *record);
-    return 0;
-}
-
-static int place_packed(struct item_record *items, size_t n_items, const char *bytes, size_t n)
-{
-    struct bytes in = {bytes, n};
+    const struct gathering *g = context;
+    struct bytes in = {data, n};
 
     while (in.left) {
         struct item_record record = {0};
@@ -141,78 +119,57 @@ static int place_packed(struct item_record *items, size_t n_items, const char *b
             item_record_free(&record);
             return error_set("out of memory while gathering item records");
         }
-        if (place_record(items, n_items, &record)) {
+        if (record.index >= g->n_items || g->items[record.index].id) {
             item_record_free(&record);
-            return -1;
+            return error_set("item %zu was evaluated twice or does not exist", record.index);
         }
+        g->items[record.index] = record;
     }
+    return 0;
+}
+
+static int pack_records(const struct item_record *records, size_t n, char **bytes, size_t *n_bytes)
+{
+    FILE *out = open_memstream(bytes, n_bytes);
+
+    for (size_t i = 0; out && i < n; i++)
+        pack_record(out, &records[i]);
+    if (!out || fclose(out))
+        return error_set("out of memory while gathering item records");
     return 0;
 }
 
 int gather_records(const struct comm *comm, struct item_record *records, size_t n, size_t n_items,
                    struct item_record **items)
 {
-    char *packed = NULL, *received = NULL;
+    struct gathering gathering = {.n_items = n_items};
+    char *packed = NULL;
     size_t n_packed = 0;
-    uint64_t mine = 0, *sizes = NULL, largest = 0;
-    int status = 0;
-    bool root = comm->rank == 0;
 
     *items = NULL;
-    if (!root) {
-        FILE *out = open_memstream(&packed, &n_packed);
-        for (size_t i = 0; out && i < n; i++)
-            pack_record(out, &records[i]);
-        if (!out || fclose(out))
-            status = error_set("out of memory while gathering item records");
-        mine = n_packed;
-    } else {
-        *items = calloc(n_items ? n_items : 1, sizeof **items);
-        sizes = calloc((size_t)comm->size, sizeof *sizes);
-        if (!*items || !sizes)
+    int status = pack_records(records, n, &packed, &n_packed);
+    if (comm->rank == 0) {
+        gathering.items = calloc(n_items ? n_items : 1, sizeof *gathering.items);
+        if (!gathering.items)
             status = error_set("out of memory while gathering item records");
     }
     status = comm_agree(comm, status);
-    if (status)
-        goto done;
-    if (comm->size > 1)
-        MPI_Gather(&mine, 1, MPI_UINT64_T, sizes, 1, MPI_UINT64_T, 0, comm->handle);
-    if (root) {
-        for (int rank = 1; rank < comm->size; rank++)
-            largest = sizes[rank] > largest ? sizes[rank] : largest;
-        received = malloc(largest ? largest : 1);
-        if (!received)
-            status = error_set("out of memory while gathering item records");
-    }
-    status = comm_agree(comm, status);
-    if (status)
-        goto done;
-    if (!root) {
-        send_bytes(comm, packed, n_packed);
-    } else {
-        for (size_t i = 0; status == 0 && i < n; i++)
-            status = place_record(*items, n_items, &records[i]);
-        for (int rank = 1; rank < comm->size; rank++) {
-            receive_bytes(comm, rank, received, sizes[rank]);
-            if (status == 0)
-                status = place_packed(*items, n_items, received, sizes[rank]);
-        }
+    if (status == 0)
+        status = share_collect(comm, packed, n_packed, take_packed, &gathering);
+    if (status == 0 && comm->rank == 0)
         for (size_t i = 0; status == 0 && i < n_items; i++)
-            if (!(*items)[i].id)
+            if (!gathering.items[i].id)
                 status = error_set("item %zu was not evaluated", i);
-    }
     status = comm_agree(comm, status);
-done:
-    if (status && root && *items) {
+    if (status && gathering.items) {
         for (size_t i = 0; i < n_items; i++)
-            item_record_free(&(*items)[i]);
-        free(*items);
-        *items = NULL;
+            item_record_free(&gathering.items[i]);
+        free(gathering.items);
+        gathering.items = NULL;
     }
+    *items = gathering.items;
     for (size_t i = 0; i < n; i++)
         item_record_free(&records[i]);
     free(packed);
-    free(received);
-    free(sizes);
     return status;
 }

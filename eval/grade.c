@@ -140,12 +140,19 @@ bool grade_read_number(const char *text, double *value, const char **end)
     return true;
 }
 
-/* A minus counts as a sign only where no word or number stands right before it ("16-3" holds 3). */
-static bool minus_is_sign(const char *text, const char *p)
+/* A minus is a sign where it touches what follows and nothing to subtract from stands before it:
+ * "16-3" and "16 - 3" hold 3, "is -5" holds -5, "- 5 apples" is a list. */
+static bool minus_is_sign(const char *text, const char *minus, const char *after)
 {
+    const char *p = minus;
+
+    if (*after == ' ' || *after == '\t')
+        return false;
+    if (p > text && isalnum((unsigned char)p[-1]))
+        return false;
     while (p > text && p[-1] == ' ')
         p--;
-    return p == text || !(isalnum((unsigned char)p[-1]) || p[-1] == ')' || p[-1] == '%');
+    return p == text || !(isdigit((unsigned char)p[-1]) || p[-1] == ')' || p[-1] == '%');
 }
 
 /* The last number that starts in text; *found false if there is none. */
@@ -158,7 +165,7 @@ static bool last_number_in(const char *text, double *value)
         bool negative = false;
         if (*p == '-' || (unsigned char)*p == 0xe2) {
             start = skip_minus(p, &negative);
-            if (start == p || !minus_is_sign(text, p)) {
+            if (start == p || !minus_is_sign(text, p, start)) {
                 p++;
                 continue;
             }

@@ -4,6 +4,8 @@
  * commands.h and a line here. */
 const struct command *const commands[] = {
     &command_generate,
+    &command_eval,
     &command_inspect,
+    &command_data,
     NULL,
 };

@@ -363,20 +363,31 @@ static int read_rope(struct model_config *c, const json_t *json, const char *fil
 /* ---- special ids ------------------------------------------------------------------------------
  */
 
+/* A token's number; negative ones, which stand for none, become -1. */
+static bool get_id(const json_t *value, int32_t *id)
+{
+    double real = json_number_value(value);
+
+    if (!json_is_number(value) || real != floor(real) || real > INT32_MAX)
+        return false;
+    *id = real < 0 ? -1 : (int32_t)real;
+    return true;
+}
+
 static int add_eos(struct model_config *c, const json_t *value, const char *file)
 {
-    json_int_t id = json_integer_value(value);
+    int32_t id;
 
-    if (!json_is_integer(value) || id > INT32_MAX)
+    if (!get_id(value, &id))
         return error_set("%s: eos_token_id must be a token's number or a list of them", file);
-    if (id < 0) /* -1 stands for none */
+    if (id < 0)
         return 0;
     for (size_t i = 0; i < c->n_eos; i++)
         if (c->eos_ids[i] == id)
             return 0;
     if (c->n_eos == CONFIG_MAX_EOS)
         return error_set("%s: more than %d end tokens (eos_token_id)", file, CONFIG_MAX_EOS);
-    c->eos_ids[c->n_eos++] = (int32_t)id;
+    c->eos_ids[c->n_eos++] = id;
     return 0;
 }
 
@@ -401,13 +412,10 @@ static int read_special_ids(struct model_config *c, const struct defaults *f, co
     const json_t *bos = json_object_get(json, "bos_token_id");
 
     c->bos_id = f->bos_id;
-    if (bos) {
-        if (!json_is_null(bos) && (!json_is_integer(bos) || json_integer_value(bos) > INT32_MAX))
-            return error_set("%s: bos_token_id must be a token's number", file);
-        c->bos_id = json_is_null(bos) || json_integer_value(bos) < 0
-                        ? -1
-                        : (int32_t)json_integer_value(bos);
-    }
+    if (json_is_null(bos))
+        c->bos_id = -1;
+    else if (bos && !get_id(bos, &c->bos_id))
+        return error_set("%s: bos_token_id must be a token's number", file);
     if (read_eos(c, json, file) != 0)
         return -1;
     if (generation && read_eos(c, generation, "generation_config.json") != 0)

@@ -196,11 +196,10 @@ static int splitter_finish(struct splitter *splitter)
     return splitter->open ? pieces_push(splitter->out, splitter->start, splitter->end) : 0;
 }
 
-static int split_piece(const struct pretokenizer_step *step, const char *s, size_t start,
-                       size_t end, struct pieces *out)
+static int split_piece(const struct pretokenizer_step *step, struct matcher *matcher, const char *s,
+                       size_t start, size_t end, struct pieces *out)
 {
     struct splitter splitter = {.out = out, .behavior = step->behavior};
-    struct matcher matcher;
     size_t match_start, match_end, previous = 0, n = end - start;
     int found;
 
@@ -213,9 +212,9 @@ static int split_piece(const struct pretokenizer_step *step, const char *s, size
         }
         return 0;
     }
-    if (matcher_start(&matcher, &step->pattern, s + start, n))
+    if (matcher_start(matcher, &step->pattern, s + start, n))
         return -1;
-    while ((found = matcher_next(&matcher, &match_start, &match_end)) > 0) {
+    while ((found = matcher_next(matcher, &match_start, &match_end)) > 0) {
         if ((previous != match_start &&
              splitter_put(&splitter, start + previous, start + match_start, step->invert)) ||
             splitter_put(&splitter, start + match_start, start + match_end, !step->invert)) {
@@ -224,7 +223,6 @@ static int split_piece(const struct pretokenizer_step *step, const char *s, size
         }
         previous = match_end;
     }
-    matcher_stop(&matcher);
     if (found < 0 ||
         (previous != n && splitter_put(&splitter, start + previous, end, step->invert)))
         return -1;
@@ -312,7 +310,7 @@ int pretokenize_run(const struct tokenizer *t, const char *s, size_t n, bool fir
             int status = 0;
             switch (step->kind) {
             case PRETOKENIZE_SPLIT:
-                status = split_piece(step, s, start, end, to);
+                status = split_piece(step, &buffers->matcher, s, start, end, to);
                 break;
             case PRETOKENIZE_DIGITS:
                 status = split_digits(step, s, start, end, to);
@@ -354,5 +352,6 @@ void pretokenize_free(struct pretokenize_buffers *buffers)
         text_free(&buffers->text[i]);
         free(buffers->pieces[i].data);
     }
+    matcher_stop(&buffers->matcher);
     *buffers = (struct pretokenize_buffers){0};
 }

@@ -56,21 +56,19 @@ size_t tensor_row_elements(const struct tensor *t)
     return n;
 }
 
-/* Written with selects in place of branches: a loop over it becomes vector code. Denormals go
- * through an integer, so that a flush-to-zero mode of the processor does not change them. */
+/* Written with masks in place of branches, so that a loop over it becomes vector code. Denormals go
+ * through an integer: a flush-to-zero mode of the processor does not change them. */
 static inline float f32_from_f16(uint16_t half)
 {
     uint32_t magnitude = half & 0x7fffu, sign = (uint32_t)(half & 0x8000u) << 16;
-    uint32_t normal = (magnitude << 13) + (112u << 23);
-    uint32_t special = (magnitude << 13) | 0x7f800000u;
-    float denormal = (float)(int32_t)magnitude * 0x1p-24f;
+    uint32_t is_denormal = 0u - (uint32_t)(magnitude < 0x400u);
+    uint32_t is_special = 0u - (uint32_t)(magnitude >= 0x7c00u); /* infinity, NaN: exponent 255 */
+    uint32_t normal = (magnitude << 13) + (112u << 23) + (is_special & (112u << 23));
+    float denormal = (float)(int32_t)magnitude * 0x1p-24f, value;
     uint32_t bits;
-    float value;
 
     memcpy(&bits, &denormal, sizeof bits);
-    bits = magnitude < 0x400u ? bits : normal;
-    bits = magnitude >= 0x7c00u ? special : bits;
-    bits |= sign;
+    bits = (bits & is_denormal) | (normal & ~is_denormal) | sign;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
@@ -106,14 +104,18 @@ static void read_bf16(const uint8_t *restrict in, size_t n, float *restrict out)
 {
     uint16_t halves[BLOCK];
     uint32_t words[BLOCK];
+    size_t i = 0;
 
-    for (size_t i = 0; i < n; i += BLOCK) {
-        size_t m = n - i < BLOCK ? n - i : BLOCK;
-        memset(halves, 0, sizeof halves);
-        memcpy(halves, in + 2 * i, 2 * m);
+    for (; i + BLOCK <= n; i += BLOCK) {
+        memcpy(halves, in + 2 * i, sizeof halves);
         for (int j = 0; j < BLOCK; j++)
             words[j] = (uint32_t)halves[j] << 16;
-        memcpy(out + i, words, 4 * m);
+        memcpy(out + i, words, sizeof words);
+    }
+    for (; i < n; i++) {
+        memcpy(halves, in + 2 * i, sizeof *halves);
+        words[0] = (uint32_t)halves[0] << 16;
+        memcpy(out + i, words, sizeof *words);
     }
 }
 
@@ -148,31 +150,40 @@ static void block_q4_1(const uint8_t *restrict in, float *restrict out)
     }
 }
 
-/* {half d; u32 of fifth bits; 16 bytes of nibbles}: (q - 16) d */
-static void block_q5_0(const uint8_t *restrict in, float *restrict out)
+/* 32 bits as 32 bytes of 0 or 16. Per byte: copies of it, one bit kept in each, non-zero told by
+ * the carry into bit 7. */
+static void spread_fifth_bits(const uint8_t *bits, uint8_t spread[BLOCK])
 {
-    float d = read_half(in);
-    uint32_t high;
-
-    memcpy(&high, in + 2, sizeof high);
-    for (int i = 0; i < 16; i++) {
-        int low = (int)((high >> i) & 1) << 4, top = (int)((high >> (16 + i)) & 1) << 4;
-        out[i] = d * (float)(((in[6 + i] & 15) | low) - 16);
-        out[16 + i] = d * (float)(((in[6 + i] >> 4) | top) - 16);
+    for (int i = 0; i < 4; i++) {
+        uint64_t x = (bits[i] * 0x0101010101010101u) & 0x8040201008040201u;
+        x = ((x + 0x7f7f7f7f7f7f7f7fu) >> 7 & 0x0101010101010101u) << 4;
+        memcpy(spread + 8 * i, &x, sizeof x);
     }
 }
 
-/* {half d, m; u32 of fifth bits; 16 bytes of nibbles}: q d + m */
+/* {half d; 32 fifth bits; 16 bytes of nibbles}: (q - 16) d */
+static void block_q5_0(const uint8_t *restrict in, float *restrict out)
+{
+    float d = read_half(in);
+    uint8_t fifth[BLOCK];
+
+    spread_fifth_bits(in + 2, fifth);
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)(((in[6 + i] & 15) | fifth[i]) - 16);
+        out[16 + i] = d * (float)(((in[6 + i] >> 4) | fifth[16 + i]) - 16);
+    }
+}
+
+/* {half d, m; 32 fifth bits; 16 bytes of nibbles}: q d + m */
 static void block_q5_1(const uint8_t *restrict in, float *restrict out)
 {
     float d = read_half(in), m = read_half(in + 2);
-    uint32_t high;
+    uint8_t fifth[BLOCK];
 
-    memcpy(&high, in + 4, sizeof high);
+    spread_fifth_bits(in + 4, fifth);
     for (int i = 0; i < 16; i++) {
-        int low = (int)((high >> i) & 1) << 4, top = (int)((high >> (16 + i)) & 1) << 4;
-        out[i] = d * (float)((in[8 + i] & 15) | low) + m;
-        out[16 + i] = d * (float)((in[8 + i] >> 4) | top) + m;
+        out[i] = d * (float)((in[8 + i] & 15) | fifth[i]) + m;
+        out[16 + i] = d * (float)((in[8 + i] >> 4) | fifth[16 + i]) + m;
     }
 }
 

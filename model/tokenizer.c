@@ -30,10 +30,10 @@ int tokens_push(struct tokens *tokens, int32_t id)
 }
 
 /* Replaces every match of the pattern. */
-static int replace_all(const struct normalizer_step *step, const char *s, size_t n,
+static int replace_all(const struct normalizer_step *step, const char *s, size_t n, size_t limit,
                        struct text *out)
 {
-    struct matcher matcher;
+    struct matcher matcher = {0};
     size_t start, end, previous = 0;
     int found, status = -1;
 
@@ -43,6 +43,10 @@ static int replace_all(const struct normalizer_step *step, const char *s, size_t
         if (text_append(out, s + previous, start - previous) ||
             text_append(out, step->content, step->n_content))
             goto done;
+        if (out->n > limit) {
+            error_set("the normalizer's Replace makes more than %zu bytes of a text", limit);
+            goto done;
+        }
         previous = end;
     }
     if (found == 0)
@@ -55,6 +59,7 @@ done:
 int normalize_run(const struct tokenizer *t, const char *s, size_t n, struct text *out)
 {
     struct text other = {0};
+    size_t limit = expansion_limit(n);
     int status = -1;
 
     if (t->n_normalizer == 0)
@@ -73,7 +78,7 @@ int normalize_run(const struct tokenizer *t, const char *s, size_t n, struct tex
                 status = text_append(&next, s, n);
             break;
         case NORMALIZE_REPLACE:
-            status = replace_all(step, s, n, &next);
+            status = replace_all(step, s, n, limit, &next);
             break;
         }
         other = *out;

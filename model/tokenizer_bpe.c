@@ -40,6 +40,7 @@ struct bpe_scratch {
     size_t symbol_capacity;
     struct candidate *heap;
     size_t n_heap, heap_capacity;
+    struct text mapped; /* a piece in byte-level characters */
     struct cached *cache;
     size_t cache_mask;
 };
@@ -70,6 +71,7 @@ void bpe_scratch_free(struct bpe_scratch *scratch)
     free(scratch->symbols);
     free(scratch->heap);
     free(scratch->cache);
+    text_free(&scratch->mapped);
     free(scratch);
 }
 
@@ -271,19 +273,21 @@ static int merge_heaping(const struct tokenizer *t, struct bpe_scratch *scratch)
     return 0;
 }
 
-/* The token that is the whole piece, for models that look for it before any merging. */
-static int32_t whole_piece(const struct tokenizer *t, const char *s, size_t n)
+/* The token that is the whole piece, for models that look for it before any merging: -1 when there
+ * is none, -2 with error_set. */
+static int32_t whole_piece(const struct tokenizer *t, struct bpe_scratch *scratch, const char *s,
+                           size_t n)
 {
-    char text[512];
-    size_t length = 0;
+    struct text *text = &scratch->mapped;
 
     if (!t->byte_level)
         return tokenizer_lookup_model(t, s, n);
-    if (n > sizeof text / 2)
-        return -1; /* no token is as long: tokenizer_finish has checked */
-    for (size_t i = 0; i < n; i++)
-        length += utf8_encode(byte_level_character((unsigned char)s[i]), text + length);
-    return tokenizer_lookup_model(t, text, length);
+    text->n = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (text_append_char(text, byte_level_character((unsigned char)s[i])))
+            return -2;
+    }
+    return tokenizer_lookup_model(t, text->data, text->n);
 }
 
 static int append_ids(struct tokens *out, const uint32_t *ids, size_t n)
@@ -314,7 +318,9 @@ static int encode_word(const struct tokenizer *t, struct bpe_scratch *scratch, c
         if (cached->n_bytes == n && memcmp(cached->bytes, s, n) == 0)
             return append_ids(out, (const uint32_t *)cached->ids, cached->n_ids);
     }
-    int32_t whole = t->ignore_merges ? whole_piece(t, s, n) : -1;
+    int32_t whole = t->ignore_merges ? whole_piece(t, scratch, s, n) : -1;
+    if (whole == -2)
+        return -1;
     if (whole >= 0) {
         scratch->n_ids = 0;
         if (push_id(scratch, (uint32_t)whole))

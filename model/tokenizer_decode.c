@@ -132,26 +132,25 @@ done:
     return status;
 }
 
-static int decode_replace(const struct decoder_step *step, const char *s, size_t n,
-                          struct list *out)
+static int decode_replace(const struct decoder_step *step, struct matcher *matcher, const char *s,
+                          size_t n, size_t limit, struct list *out)
 {
-    struct matcher matcher;
     size_t start, end, previous = 0;
-    int found, status = -1;
+    int found;
 
-    if (matcher_start(&matcher, &step->pattern, s, n))
+    if (matcher_start(matcher, &step->pattern, s, n))
         return -1;
-    while ((found = matcher_next(&matcher, &start, &end)) > 0) {
+    while ((found = matcher_next(matcher, &start, &end)) > 0) {
         if (text_append(&out->text, s + previous, start - previous) ||
             text_append(&out->text, step->content, step->n_content))
-            goto done;
+            return -1;
+        if (out->text.n > limit)
+            return error_set("the decoder's Replace makes more than %zu bytes of a text", limit);
         previous = end;
     }
-    if (found == 0 && text_append(&out->text, s + previous, n - previous) == 0)
-        status = list_close(out);
-done:
-    matcher_stop(&matcher);
-    return status;
+    if (found < 0 || text_append(&out->text, s + previous, n - previous))
+        return -1;
+    return list_close(out);
 }
 
 static int decode_strip(const struct decoder_step *step, const char *s, size_t n, struct list *out)
@@ -190,24 +189,30 @@ static int decode_metaspace(const struct decoder_step *step, const char *s, size
     return list_close(out);
 }
 
-static int decode_step(const struct decoder_step *step, const struct list *in, struct list *out)
+static int decode_step(const struct decoder_step *step, const struct list *in, size_t limit,
+                       struct list *out)
 {
+    struct matcher matcher = {0};
+    int status = 0;
+
     if (step->kind == DECODE_BYTE_LEVEL)
         return decode_byte_level(in, out);
     if (step->kind == DECODE_BYTE_FALLBACK)
         return decode_byte_fallback(in, out);
     if (step->kind == DECODE_FUSE)
         return list_put(out, in->text.data, in->text.n);
-    for (size_t i = 0; i < in->pieces.n; i++) {
+    for (size_t i = 0; status == 0 && i < in->pieces.n; i++) {
         const char *s = in->text.data + in->pieces.data[i].start;
         size_t n = in->pieces.data[i].end - in->pieces.data[i].start;
-        int status = step->kind == DECODE_REPLACE ? decode_replace(step, s, n, out)
-                     : step->kind == DECODE_STRIP ? decode_strip(step, s, n, out)
-                                                  : decode_metaspace(step, s, n, i == 0, out);
-        if (status)
-            return -1;
+        if (step->kind == DECODE_REPLACE)
+            status = decode_replace(step, &matcher, s, n, limit, out);
+        else if (step->kind == DECODE_STRIP)
+            status = decode_strip(step, s, n, out);
+        else
+            status = decode_metaspace(step, s, n, i == 0, out);
     }
-    return 0;
+    matcher_stop(&matcher);
+    return status;
 }
 
 char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
@@ -231,12 +236,13 @@ char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, 
             continue;
         if (t->n_decoder == 0 && in->pieces.n > 0 && text_append(&in->text, " ", 1))
             goto done;
-        if (list_put(in, t->arena.data + token->text, token->n_text))
+        if (list_put(in, t->arena.data + token->shown, token->n_shown))
             goto done;
     }
+    size_t limit = expansion_limit(in->text.n);
     for (size_t i = 0; i < t->n_decoder; i++) {
         list_clear(out);
-        if (decode_step(&t->decoder[i], in, out)) {
+        if (decode_step(&t->decoder[i], in, limit, out)) {
             error_prefix("%s", t->name);
             goto done;
         }

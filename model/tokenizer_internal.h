@@ -23,9 +23,16 @@ enum {
 };
 
 struct token {
-    size_t text, bytes; /* offsets into tokenizer.arena: as in the file; as decoded */
-    uint32_t n_text, n_bytes;
+    /* offsets into tokenizer.arena: as in the file; what decoding starts from, the normalized text
+     * of normalized added tokens; decoded alone */
+    size_t text, shown, bytes;
+    uint32_t n_text, n_shown, n_bytes;
     uint32_t flags;
+};
+
+struct token_slot {
+    uint32_t hash;
+    int32_t id; /* -1: empty */
 };
 
 struct merge {
@@ -56,7 +63,8 @@ struct pattern {
 int pattern_compile(struct pattern *pattern, const char *text, size_t n, bool literal);
 void pattern_free(struct pattern *pattern);
 
-/* Matches of one pattern in one text, from left to right. */
+/* Matches of one pattern in one text, from left to right. All zero before the first start; may be
+ * started again with another pattern and text, keeping PCRE2's working memory until stopped. */
 struct matcher {
     const struct pattern *pattern;
     const char *s;
@@ -150,7 +158,7 @@ struct tokenizer {
     struct text arena;
     struct token *tokens;
     size_t n_tokens, token_capacity;
-    int32_t *slots; /* hash of token texts: id or -1 */
+    struct token_slot *slots; /* hash of token texts */
     size_t n_slots, n_used;
 
     struct merge *merges; /* hash of pairs */
@@ -179,13 +187,11 @@ struct tokenizer *tokenizer_new(const char *name);
  * again joins the flags; a conflict is an error. */
 int tokenizer_add_token(struct tokenizer *t, const char *text, size_t n, int64_t id, size_t limit,
                         uint32_t flags);
-/* Room for n merges; then each in order of rank. Parts and their concatenation must be in the
- * model. */
-int tokenizer_reserve_merges(struct tokenizer *t, size_t n);
+/* In order of rank. Parts and their concatenation must be in the model. */
 int tokenizer_add_merge(struct tokenizer *t, const char *left, size_t n_left, const char *right,
                         size_t n_right, uint32_t rank);
-void tokenizer_put_merge(struct tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
-                         uint32_t id);
+int tokenizer_put_merge(struct tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
+                        uint32_t id);
 const struct merge *tokenizer_find_merge(const struct tokenizer *t, uint32_t left, uint32_t right);
 int32_t tokenizer_lookup(const struct tokenizer *t, const char *text, size_t n);
 /* The same among the model's own tokens only. */
@@ -215,6 +221,13 @@ bool added_find(const struct tokenizer *t, const struct added_set *set, const ch
 int added_set_build(struct tokenizer *t, struct added_set *set, bool normalized);
 void added_set_free(struct added_set *set);
 
+/* Rules of a file may replace a character by long texts, again and again: what comes out may have
+ * at most this many bytes, or it is an error. Compatibility decomposition makes 11 bytes of one. */
+static inline size_t expansion_limit(size_t n)
+{
+    return n > (SIZE_MAX >> 7) ? SIZE_MAX : 64 * n + 4096;
+}
+
 /* Appends the normalized form of s. */
 int normalize_run(const struct tokenizer *t, const char *s, size_t n, struct text *out);
 
@@ -223,6 +236,7 @@ int normalize_run(const struct tokenizer *t, const char *s, size_t n, struct tex
 struct pretokenize_buffers {
     struct text text[2];
     struct pieces pieces[2];
+    struct matcher matcher;
 };
 int pretokenize_run(const struct tokenizer *t, const char *s, size_t n, bool first,
                     struct pretokenize_buffers *buffers, const char **result,

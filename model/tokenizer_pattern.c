@@ -185,8 +185,12 @@ void pattern_free(struct pattern *pattern)
 
 int matcher_start(struct matcher *m, const struct pattern *pattern, const char *s, size_t n)
 {
-    *m = (struct matcher){.pattern = pattern, .s = s, .n = n, .last_end = SIZE_MAX};
-    if (pattern->kind != PATTERN_REGEX)
+    m->pattern = pattern;
+    m->s = s;
+    m->n = n;
+    m->position = 0;
+    m->last_end = SIZE_MAX;
+    if (pattern->kind != PATTERN_REGEX || m->context)
         return 0;
     m->data = pcre2_match_data_create(1, NULL);
     m->context = pcre2_match_context_create(NULL);

@@ -78,7 +78,7 @@ int byte_level_byte(uint32_t c)
     return c == 0x143 ? 0xad : -1;
 }
 
-static uint64_t hash_text(const char *s, size_t n)
+static uint32_t hash_text(const char *s, size_t n)
 {
     uint64_t h = 0x9e3779b97f4a7c15u ^ n, part;
 
@@ -91,28 +91,28 @@ static uint64_t hash_text(const char *s, size_t n)
     memcpy(&part, s, n);
     h = (h ^ part) * 0xff51afd7ed558ccdu;
     h ^= h >> 32;
-    return (h * 0xc4ceb9fe1a85ec53u) >> 16;
+    return (uint32_t)((h * 0xc4ceb9fe1a85ec53u) >> 32);
 }
 
-static size_t find_slot(const struct tokenizer *t, const char *text, size_t n)
+static size_t find_slot(const struct tokenizer *t, const char *text, size_t n, uint32_t hash)
 {
-    size_t mask = t->n_slots - 1, i = hash_text(text, n) & mask;
+    size_t mask = t->n_slots - 1, i = hash & mask;
 
-    while (t->slots[i] >= 0) {
-        const struct token *token = &t->tokens[t->slots[i]];
+    for (; t->slots[i].id >= 0; i = (i + 1) & mask) {
+        if (t->slots[i].hash != hash)
+            continue;
+        const struct token *token = &t->tokens[t->slots[i].id];
         if (token->n_text == n && memcmp(t->arena.data + token->text, text, n) == 0)
             break;
-        i = (i + 1) & mask;
     }
     return i;
 }
 
 int32_t tokenizer_lookup(const struct tokenizer *t, const char *text, size_t n)
 {
-    /* the arena is NULL as long as only empty texts have been added */
-    if (t->n_slots == 0 || !t->arena.data)
+    if (t->n_slots == 0)
         return -1;
-    return t->slots[find_slot(t, text, n)];
+    return t->slots[find_slot(t, text, n, hash_text(text, n))].id;
 }
 
 int32_t tokenizer_lookup_model(const struct tokenizer *t, const char *text, size_t n)
@@ -123,21 +123,22 @@ int32_t tokenizer_lookup_model(const struct tokenizer *t, const char *text, size
 
 static int grow_slots(struct tokenizer *t)
 {
-    size_t n = t->n_slots ? 2 * t->n_slots : 1024;
-    int32_t *old = t->slots, *slots = malloc(n * sizeof *slots);
-    size_t n_old = t->n_slots;
+    size_t n_old = t->n_slots, n = n_old ? 2 * n_old : 1024, mask = n - 1;
+    struct token_slot *old = t->slots, *slots = malloc(n * sizeof *slots);
 
     if (!slots)
         return error_set("%s: out of memory for %zu tokens", t->name, n);
     memset(slots, -1, n * sizeof *slots);
+    for (size_t i = 0; i < n_old; i++) {
+        size_t k = old[i].hash & mask;
+        if (old[i].id < 0)
+            continue;
+        while (slots[k].id >= 0)
+            k = (k + 1) & mask;
+        slots[k] = old[i];
+    }
     t->slots = slots;
     t->n_slots = n;
-    for (size_t i = 0; i < n_old; i++) {
-        if (old[i] >= 0) {
-            const struct token *token = &t->tokens[old[i]];
-            slots[find_slot(t, t->arena.data + token->text, token->n_text)] = old[i];
-        }
-    }
     free(old);
     return 0;
 }
@@ -162,22 +163,23 @@ static int grow_tokens(struct tokenizer *t, size_t n)
 int tokenizer_add_token(struct tokenizer *t, const char *text, size_t n, int64_t id, size_t limit,
                         uint32_t flags)
 {
+    int shown = n > 60 ? 60 : (int)n; /* text need not end with a NUL */
+
     if (id < 0 || (uint64_t)id >= limit || id >= INT32_MAX)
         return error_set(
-            "%s: token \"%.60s\" has id %lld, expected 0 to %zu for a file of this size", t->name,
-            text, (long long)id, limit - 1);
+            "%s: token \"%.*s\" has id %lld, expected 0 to %zu for a file of this size", t->name,
+            shown, text, (long long)id, limit - 1);
     if (n > UINT32_MAX / 2)
         return error_set("%s: a token's text has %zu bytes", t->name, n);
     if (!utf8_is_valid(text, n))
         return error_set("%s: the text of token %lld is not UTF-8", t->name, (long long)id);
     if ((t->n_used + 1) * 2 > t->n_slots && grow_slots(t))
         return -1;
-    if (!t->arena.data && text_append(&t->arena, "", 1))
-        return -1;
-    size_t slot = find_slot(t, text, n);
-    int32_t known = t->slots[slot];
+    uint32_t hash = hash_text(text, n);
+    size_t slot = find_slot(t, text, n, hash);
+    int32_t known = t->slots[slot].id;
     if (known >= 0 && known != id)
-        return error_set("%s: token \"%.60s\" has id %lld, but also id %d", t->name, text,
+        return error_set("%s: token \"%.*s\" has id %lld, but also id %d", t->name, shown, text,
                          (long long)id, known);
     if (grow_tokens(t, (size_t)id + 1))
         return -1;
@@ -187,30 +189,16 @@ int tokenizer_add_token(struct tokenizer *t, const char *text, size_t n, int64_t
         return 0;
     }
     if (token->flags & TOKEN_EXISTS)
-        return error_set("%s: id %lld belongs to two tokens, \"%.*s\" and \"%.60s\"", t->name,
+        return error_set("%s: id %lld belongs to two tokens, \"%.*s\" and \"%.*s\"", t->name,
                          (long long)id, token->n_text > 60 ? 60 : (int)token->n_text,
-                         t->arena.data + token->text, text);
+                         t->arena.data + token->text, shown, text);
     token->text = t->arena.n;
     token->n_text = (uint32_t)n;
     token->flags = flags | TOKEN_EXISTS;
     if (text_append(&t->arena, text, n) || text_append(&t->arena, "", 1))
         return -1;
-    t->slots[slot] = (int32_t)id;
+    t->slots[slot] = (struct token_slot){hash, (int32_t)id};
     t->n_used++;
-    return 0;
-}
-
-int tokenizer_reserve_merges(struct tokenizer *t, size_t n)
-{
-    size_t slots = 16;
-
-    while (slots / 2 < n)
-        slots *= 2;
-    t->merges = malloc(slots * sizeof *t->merges);
-    if (!t->merges)
-        return error_set("%s: out of memory for %zu merges", t->name, n);
-    memset(t->merges, 0xff, slots * sizeof *t->merges);
-    t->n_merge_slots = slots;
     return 0;
 }
 
@@ -233,13 +221,29 @@ const struct merge *tokenizer_find_merge(const struct tokenizer *t, uint32_t lef
     return merge->left == MERGE_EMPTY ? NULL : merge;
 }
 
-void tokenizer_put_merge(struct tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
-                         uint32_t id)
+int tokenizer_put_merge(struct tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
+                        uint32_t id)
 {
+    if ((t->n_merges + 1) * 2 > t->n_merge_slots) {
+        size_t n_old = t->n_merge_slots, n = n_old ? 2 * n_old : 1024, bytes;
+        struct merge *old = t->merges, *merges = NULL;
+        if (!__builtin_mul_overflow(n, sizeof *merges, &bytes))
+            merges = malloc(bytes);
+        if (!merges)
+            return error_set("%s: out of memory for %zu merges", t->name, n);
+        memset(merges, 0xff, bytes);
+        t->merges = merges;
+        t->n_merge_slots = n;
+        for (size_t i = 0; i < n_old; i++) {
+            if (old[i].left != MERGE_EMPTY)
+                merges[find_merge_slot(t, old[i].left, old[i].right)] = old[i];
+        }
+        free(old);
+    }
     struct merge *merge = &t->merges[find_merge_slot(t, left, right)];
-
     t->n_merges += merge->left == MERGE_EMPTY;
     *merge = (struct merge){left, right, rank, id};
+    return 0;
 }
 
 int tokenizer_add_merge(struct tokenizer *t, const char *left, size_t n_left, const char *right,
@@ -262,8 +266,7 @@ int tokenizer_add_merge(struct tokenizer *t, const char *left, size_t n_left, co
                          "both, or not together, in the vocabulary",
                          t->name, rank, n_left > 60 ? 60 : (int)n_left, left,
                          n_right > 60 ? 60 : (int)n_right, right);
-    tokenizer_put_merge(t, (uint32_t)ids[0], (uint32_t)ids[1], rank, (uint32_t)ids[2]);
-    return 0;
+    return tokenizer_put_merge(t, (uint32_t)ids[0], (uint32_t)ids[1], rank, (uint32_t)ids[2]);
 }
 
 /* <0xAB> as a byte, -1 for other texts. */
@@ -287,16 +290,30 @@ static int byte_token_value(const char *s, size_t n)
     return value;
 }
 
-/* The bytes that a token stands for when read alone: what tokenizer_token_bytes gives. */
-static int append_decoded(struct tokenizer *t, struct token *token)
+/* What decoding makes of a token: as tokenizers 0.23, it starts from an added token's normalized
+ * text. (But a special token is skipped whatever its normalized text is.) Then the bytes that it
+ * stands for when read alone: what tokenizer_token_bytes gives. */
+static int append_decoded(struct tokenizer *t, struct token *token, struct text *bytes)
 {
     const struct decoder_step *step = t->decoder;
-    struct text bytes = {0};
     const char *s = t->arena.data + token->text;
     size_t n = token->n_text;
     bool plain = true;
-    int status = -1;
 
+    token->shown = token->text;
+    token->n_shown = token->n_text;
+    if ((token->flags & TOKEN_ADDED) && (token->flags & TOKEN_NORMALIZED) && t->n_normalizer > 0) {
+        bytes->n = 0;
+        if (normalize_run(t, s, n, bytes))
+            return error_prefix("%s", t->name);
+        token->shown = t->arena.n;
+        token->n_shown = (uint32_t)bytes->n;
+        if (text_append(&t->arena, bytes->data, bytes->n) || text_append(&t->arena, "", 1))
+            return -1;
+        s = t->arena.data + token->shown;
+        n = token->n_shown;
+    }
+    bytes->n = 0;
     for (size_t i = 0; i < t->n_decoder; i++, step++) {
         if (step->kind == DECODE_BYTE_LEVEL) {
             for (size_t k = 0; plain && k < n;) {
@@ -308,43 +325,40 @@ static int append_decoded(struct tokenizer *t, struct token *token)
                 uint32_t c;
                 k += utf8_decode(s + k, n - k, &c, NULL);
                 char byte = (char)byte_level_byte(c);
-                if (text_append(&bytes, &byte, 1))
-                    goto done;
+                if (text_append(bytes, &byte, 1))
+                    return -1;
             }
             if (plain)
                 goto store;
         } else if (step->kind == DECODE_BYTE_FALLBACK && byte_token_value(s, n) >= 0) {
             char byte = (char)byte_token_value(s, n);
-            if (text_append(&bytes, &byte, 1))
-                goto done;
+            if (text_append(bytes, &byte, 1))
+                return -1;
             goto store;
         }
     }
     if (t->byte_level) {
-        if (text_append(&bytes, s, n))
-            goto done;
+        if (text_append(bytes, s, n))
+            return -1;
         goto store;
     }
     for (size_t k = 0; k < n;) {
         if (n - k >= 3 && memcmp(s + k, metaspace, 3) == 0) {
-            if (text_append(&bytes, " ", 1))
-                goto done;
+            if (text_append(bytes, " ", 1))
+                return -1;
             k += 3;
         } else {
-            if (text_append(&bytes, s + k, 1))
-                goto done;
+            if (text_append(bytes, s + k, 1))
+                return -1;
             k++;
         }
     }
 store:
     token->bytes = t->arena.n;
-    token->n_bytes = (uint32_t)bytes.n;
-    if (text_append(&t->arena, bytes.data, bytes.n) || text_append(&t->arena, "", 1))
-        goto done;
-    status = 0;
-done:
-    text_free(&bytes);
-    return status;
+    token->n_bytes = (uint32_t)bytes->n;
+    if (text_append(&t->arena, bytes->data, bytes->n) || text_append(&t->arena, "", 1))
+        return -1;
+    return 0;
 }
 
 /* True where no token has a U+2581 after another character, so that merges never cross the front
@@ -368,6 +382,9 @@ static bool words_are_safe(const struct tokenizer *t)
 
 int tokenizer_finish(struct tokenizer *t)
 {
+    struct text bytes = {0};
+    int status = 0;
+
     if (t->n_tokens == 0)
         return error_set("%s: the tokenizer's vocabulary is empty", t->name);
     for (size_t i = 0; i < 256; i++) {
@@ -381,10 +398,11 @@ int tokenizer_finish(struct tokenizer *t)
         char c = (char)i;
         t->character_ids[i] = tokenizer_lookup_model(t, &c, 1);
     }
-    for (size_t i = 0; i < t->n_tokens; i++) {
-        if (append_decoded(t, &t->tokens[i]))
-            return -1;
-    }
+    for (size_t i = 0; status == 0 && i < t->n_tokens; i++)
+        status = append_decoded(t, &t->tokens[i], &bytes);
+    text_free(&bytes);
+    if (status)
+        return -1;
     t->words_are_safe = !t->byte_level && words_are_safe(t);
     return added_set_build(t, &t->added, false) || added_set_build(t, &t->added_normalized, true)
                ? -1

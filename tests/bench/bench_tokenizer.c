@@ -123,16 +123,11 @@ int main(int argc, char **argv)
         return 2;
     }
     size_t n = strlen(argv[1]);
-#ifdef T2_HAVE_GGUF
     if (n > 5 && strcmp(argv[1] + n - 5, ".gguf") == 0) {
         gguf = gguf_open(argv[1]);
         start = now();
         t = gguf ? tokenizer_load_gguf(gguf) : NULL;
-    } else
-#endif
-    {
-        (void)n;
-        (void)gguf;
+    } else {
         t = tokenizer_load_hf(argv[1]);
     }
     if (!t) {
@@ -144,5 +139,6 @@ int main(int argc, char **argv)
     status = argc > 3 ? print_ids(t, atoi(argv[3])) : measure(t, argv[2]);
 done:
     tokenizer_free(t);
+    gguf_free(gguf);
     return status;
 }

@@ -143,6 +143,18 @@ def make_llama3(args):
     return tok
 
 
+# the pattern of Llama 4 and o200k, which t2 runs in PCRE2
+O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}|"
+         r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def make_llama4(args):
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+    ranks = from_wheel(args.wheels, "llama_models", "llama4/tokenizer.model", args.out)
+    return TikTokenConverter(vocab_file=ranks, pattern=O200K, extra_special_tokens=["<|begin_of_text|>", "<|eot|>"]).converted()
+
+
 def make_qwen(args):
     from transformers.convert_slow_tokenizer import TikTokenConverter
     ranks = from_wheel(args.wheels, "dashscope", "qwen.tiktoken", args.out)
@@ -191,7 +203,7 @@ def make_smollm_digits(args):
 
 def makers(args):
     kinds = {"smollm2": lambda a: Tokenizer.from_file(os.path.join(a.smollm2, "tokenizer.json")), "smollm2-digits": make_smollm_digits,
-             "llama3": make_llama3, "qwen": make_qwen}
+             "llama3": make_llama3, "qwen": make_qwen, "llama4": make_llama4}
     for form in ("normalizer", "always", "first", "never", "first-split"):
         kinds["mistral-" + form] = lambda a, form=form: make_mistral(a, form)
     return kinds
@@ -259,7 +271,154 @@ def main_compare(args):
 
 
 # ---- fixtures ---------------------------------------------------------------------------------
-FIXTURES = None
+
+FIXTURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures", "tokenizer")
+FLAGS = (0, 1, 3)  # of string i: FLAGS[i % 3]
+SPECIALS = ["<|im_start|>", "<|im_end|>", "<s>", "</s>"]
+PLAIN = ["<tool>", "<tool>x", "</tool>"]
+ADDED = [AddedToken(s, special=False, normalized=False) for s in PLAIN] + [
+    AddedToken("[N]", normalized=True), AddedToken("\u00e9[NFC]", normalized=True), AddedToken("[L]", lstrip=True, normalized=False),
+    AddedToken("[R]", rstrip=True, normalized=False), AddedToken("[LR]", lstrip=True, rstrip=True, normalized=False),
+    AddedToken("magic", single_word=True, normalized=False)]
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+          r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def corpus():
+    rng = random.Random(7)
+    lines = []
+    for _ in range(4000):
+        lines.append(" ".join(rng.choice(WORDS) for _ in range(rng.randint(2, 12))) + rng.choice([".", "!", "?", "\n", "  ", ""]))
+        lines.append(rng.choice(CODE) + str(rng.randrange(10000)))
+    return lines + EMOJI * 20 + ["\u4e16\u754c \u4f60\u597d \u3053\u3093\u306b\u3061\u306f \u041f\u0440\u0438\u0432\u0435\u0442 \u0645\u0631\u062d\u0628\u0627"] * 50
+
+
+def finish(tok):
+    tok.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
+    tok.add_tokens(ADDED)
+    return tok
+
+
+def train_bytes(pre, normalizer=None, ignore_merges=False, bos=False, vocab=700):
+    tok = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tok.pre_tokenizer = pre
+    if normalizer:
+        tok.normalizer = normalizer
+    tok.decoder = decoders.ByteLevel()
+    tok.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    finish(tok)
+    tok.post_processor = processors.ByteLevel(trim_offsets=False)
+    if bos:
+        ids = [tok.token_to_id(s) for s in ("<s>", "</s>")]
+        tok.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
+            single="<s> $A </s>", pair="<s> $A $B", special_tokens=[("<s>", ids[0]), ("</s>", ids[1])])])
+    return tok
+
+
+def split_bytes(pattern):
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def train_spm():
+    """A vocabulary in SentencePiece's order: specials, bytes, then by rank, characters last."""
+    tok = Tokenizer(models.BPE(unk_token="<unk>"))
+    tok.normalizer = normalizers.Sequence([normalizers.Prepend(METASPACE), normalizers.Replace(" ", METASPACE)])
+    tok.pre_tokenizer = pre_tokenizers.Split(METASPACE, "merged_with_next")
+    tok.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=500, limit_alphabet=90, show_progress=False))
+    pieces = sorted(tok.get_vocab().items(), key=lambda p: p[1])
+    words = [p for p, _ in pieces if len(p) > 1]
+    letters = [p for p, _ in pieces if len(p) == 1]
+    order = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + words + letters
+    return {p: i for i, p in enumerate(order)}
+
+
+def fixture_tokenizers():
+    from transformers.tokenization_utils_base import generate_merges
+    digits = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    yield "gpt2", train_bytes(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    yield "llama3", train_bytes(split_bytes(LLAMA3), ignore_merges=True, bos=True)
+    yield "qwen2", train_bytes(split_bytes(QWEN2), normalizers.NFC())
+    yield "smollm", train_bytes(digits)
+    yield "regex", train_bytes(pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(TEKKEN), "removed", invert=True), pre_tokenizers.Split("--", "merged_with_next"),
+        pre_tokenizers.Split(Regex(r"\w(?=\w{4})"), "contiguous"), pre_tokenizers.Split(Regex("[aeiou\u00e9]+"), "merged_with_previous"),
+        pre_tokenizers.Split(Regex(r"q|\s{3}"), "removed"), pre_tokenizers.Digits(individual_digits=False),
+        pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]),
+        normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex("z+"), "s"), normalizers.Replace("``", '"')]), vocab=500)
+    vocab = train_spm()
+    merges = [m for m in generate_merges(vocab) if m[0] + m[1] not in ("<unk>", "<s>", "</s>")]
+    for form in ("normalizer", "first", "always-split"):
+        yield "spm-" + form, finish(spm_tokenizer(vocab, merges, form, ["<unk>", "<s>", "</s>"]))
+    small = {p: i for i, p in enumerate(p for p in vocab if not p.startswith("<0x"))}
+    for fuse in (True, False):
+        tok = Tokenizer(models.BPE(small, [m for m in merges if m[0] in small and m[1] in small], unk_token="<unk>", fuse_unk=fuse))
+        tok.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if fuse else "never", split=fuse)
+        tok.decoder = decoders.Metaspace(prepend_scheme="first" if fuse else "never")
+        yield "unk-fused" if fuse else "unk", finish(tok)
+
+
+def write_gguf(path, tok, model, pre):
+    """The tokenizer alone, as a GGUF file."""
+    import gguf
+    j = json.loads(tok.to_str())
+    texts = dict((i, t) for t, i in tok.get_vocab().items())
+    added = {a["id"]: a for a in j["added_tokens"]}
+    n = max(texts) + 1
+    kind = lambda i: (2 if texts[i] == "<unk>" else 3 if added[i]["special"] else 4) if i in added else 6 if texts[i].startswith("<0x") else 1
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_tokenizer_model(model)
+    w.add_token_list([texts[i] for i in range(n)])
+    w.add_token_types([kind(i) for i in range(n)])
+    w.add_bos_token_id(tok.token_to_id("<s>"))
+    w.add_eos_token_id(tok.token_to_id("</s>"))
+    if model == "gpt2":
+        w.add_tokenizer_pre(pre)
+        w.add_token_merges([" ".join(m) for m in j["model"]["merges"]])
+        w.add_add_eos_token(pre == "llama-bpe")
+    else:
+        w.add_token_scores([-float(i) for i in range(n)])
+        w.add_unk_token_id(0)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.close()
+
+
+def fixture_strings():
+    rng = random.Random(11)
+    names = SPECIALS + [str(a.content) for a in ADDED]
+    strings = [b"", b" ", b"a", b"'s", b"\x00", b"a" * 120, b" " * 60, b"hello world", "e\u0301[NFC] \u00e9[NFC]".encode(), b"magic magical x magic!",
+               b" x [L] y [R]  z  [LR]  <tool>x<tool>y", ("a" + "\u0301\u0323" * 20).encode(), b"12345678 1,234 5", b"<s> <unk> </s>", b"\xff\xfe\xe2\x82"]
+    while len(strings) < 420:
+        s = one_string(rng, names, [])
+        if len(s) <= 110:
+            strings.append(s)
+    return strings
+
+
+def main_fixtures():
+    os.makedirs(FIXTURES, exist_ok=True)
+    strings = fixture_strings()
+    with open(os.path.join(FIXTURES, "strings.bin"), "wb") as f:
+        f.write(b"".join(struct.pack("<H", len(s)) + s for s in strings))
+    for name, tok in fixture_tokenizers():
+        j = json.loads(tok.to_str())
+        if name in ("gpt2", "spm-normalizer"):  # the older form
+            j["model"]["merges"] = [" ".join(m) for m in j["model"]["merges"]]
+        with open(os.path.join(FIXTURES, name + ".json"), "w") as f:
+            json.dump(j, f, ensure_ascii=False, separators=(",", ":"))
+        with open(os.path.join(FIXTURES, name + ".bin"), "wb") as f:
+            for i, s in enumerate(strings):
+                flags = FLAGS[i % 3]
+                tok.encode_special_tokens = not flags & 1
+                text = s.decode("utf-8", "replace")
+                ids = tok.encode(text, add_special_tokens=bool(flags & 2)).ids
+                f.write(struct.pack(f"<H{len(ids)}H", len(ids), *ids))
+                for skip in (False, True):  # 0xffff: the text itself
+                    d = tok.decode(ids, skip_special_tokens=skip).encode()
+                    f.write(struct.pack("<H", 0xffff) if d == s else struct.pack("<H", len(d)) + d)
+        if name in ("llama3", "qwen2", "spm-normalizer"):
+            model, pre = {"llama3": ("gpt2", "llama-bpe"), "qwen2": ("gpt2", "qwen2"), "spm-normalizer": ("llama", None)}[name]
+            write_gguf(os.path.join(FIXTURES, name + ".gguf"), tok, model, pre)
 
 
 def main():

@@ -39,7 +39,7 @@ INI = {
 ; Run on the model of this folder: T2_DATA=data/mini/data T2_TASKS=data/mini/tasks.
 [task]
 name = add
-description = Small sums told as a story; the answer's last number counts
+description = Small sums told as a story, the answer's last number counts
 dataset = add
 split = test
 prompt = "{question}"
