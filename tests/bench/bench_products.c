@@ -60,7 +60,7 @@ static void *allocate(size_t bytes)
 /* One way to run a step. */
 struct contender {
     char name[40];
-    void (*run)(struct contender *c, size_t product, size_t rows, int threads);
+    void (*run)(struct contender *c, size_t product, size_t rows, struct team *team);
     const struct kernels *kernels;
     struct matrix *matrices; /* [PRODUCTS], shared by the contenders of one element type */
     double slots[SLOTS];     /* fastest so far */
@@ -72,18 +72,18 @@ static struct {
     float **weights; /* [PRODUCTS], f32 [n, k] */
 } data;
 
-static void run_own(struct contender *c, size_t product, size_t rows, int threads)
+static void run_own(struct contender *c, size_t product, size_t rows, struct team *team)
 {
     const struct matrix *m = c->matrices + product;
     const void *x = m->element == ELEMENT_F32 ? (void *)data.x_f32 : (void *)data.x_bf16;
-    matrix_product(c->kernels, data.y, m->n, x, m->k, rows, m, 0, m->n_panels, false, threads);
+    matrix_product(c->kernels, data.y, m->n, x, m->k, rows, m, 0, m->n_panels, false, team);
 }
 
-static void run_openblas(struct contender *c, size_t product, size_t rows, int threads)
+static void run_openblas(struct contender *c, size_t product, size_t rows, struct team *team)
 {
     const size_t *s = shape_of(product);
     (void)c;
-    (void)threads;
+    (void)team;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)s[0], (int)s[1], 1,
                 data.x_f32, (int)s[1], data.weights[product], (int)s[1], 0, data.y, (int)s[0]);
 }
@@ -171,7 +171,7 @@ static void onednn_release(void)
         dnnl_memory_destroy(onednn.weights[p]);
 }
 
-static void run_onednn(struct contender *c, size_t product, size_t rows, int threads)
+static void run_onednn(struct contender *c, size_t product, size_t rows, struct team *team)
 {
     const size_t i = product < LAYERS * PER_LAYER ? product % PER_LAYER : PER_LAYER;
     const dnnl_exec_arg_t args[3] = {{DNNL_ARG_SRC, onednn.x[i]},
@@ -179,20 +179,22 @@ static void run_onednn(struct contender *c, size_t product, size_t rows, int thr
                                      {DNNL_ARG_DST, onednn.y[i]}};
     (void)c;
     (void)rows;
-    (void)threads;
+    (void)team;
     check_dnnl(dnnl_primitive_execute(onednn.matmul[i], onednn.stream, 3, args));
     check_dnnl(dnnl_stream_wait(onednn.stream));
 }
 #endif
 
-static void time_step(struct contender *c, size_t rows, int threads)
+static void time_step(struct contender *c, size_t rows, struct team *team)
 {
+    /* OpenMP's threads spin for milliseconds after their last job: let the one before calm down. */
+    nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
     for (size_t slot = 0; slot < SLOTS; slot++) {
         const size_t first = slot * PER_LAYER;
         const size_t end = slot < LAYERS ? first + PER_LAYER : first + 1;
         const double start = seconds();
         for (size_t p = first; p < end; p++)
-            c->run(c, p, rows, threads);
+            c->run(c, p, rows, team);
         const double time = seconds() - start;
         if (time < c->slots[slot])
             c->slots[slot] = time;
@@ -218,7 +220,7 @@ static double step_seconds(const struct contender *c)
                          : "+r"(n)                                                                 \
                          :                                                                         \
                          : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
-                           "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "cc");                                        \
+                           "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "cc");                      \
     }
 #define FMA_256(i) "vfmadd231ps %%ymm12, %%ymm13, %%ymm" #i "\n"
 #define FMA_512(i) "vfmadd231ps %%zmm12, %%zmm13, %%zmm" #i "\n"
@@ -471,6 +473,9 @@ int main(int argc, char **argv)
     const size_t n = list_contenders(list, chosen, isa, bf16, f32);
 
     for (size_t t = 0; t < n_threads; t++) {
+        struct team *team = team_create((int)threads[t]);
+        if (!team)
+            die(error_message());
         omp_set_num_threads((int)threads[t]);
         openblas_set_num_threads((int)threads[t]);
         const struct limits limits = measure_limits((int)threads[t]);
@@ -484,12 +489,13 @@ int main(int argc, char **argv)
 #endif
             for (size_t round = 0; round < rounds; round++)
                 for (size_t i = 0; i < n; i++)
-                    time_step(list + i, rows[r], (int)threads[t]);
+                    time_step(list + i, rows[r], team);
             print_table(list, n, rows[r], &limits);
 #ifdef T2_HAVE_DNNL
             onednn_release();
 #endif
         }
+        team_free(team);
     }
     return 0;
 }
