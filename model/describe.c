@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "model/chat.h"
 #include "model/gguf.h"
 #include "mpi/error.h"
 
@@ -236,23 +237,18 @@ static void put_tokenizer(const struct checkpoint *ck, FILE *out)
     putc('\n', out);
 }
 
-/* By the marks that only one family uses. */
 static const char *template_family(const char *text)
 {
-    static const struct {
-        const char *mark, *family;
-    } marks[] = {
-        {"<|im_start|>", "ChatML"},   {"<|start_header_id|>", "Llama 3"},
-        {"<start_of_turn>", "Gemma"}, {"<<SYS>>", "Llama 2"},
-        {"[INST]", "Mistral"},        {"<|user|>", "Zephyr"},
-    };
+    struct chat_format format = {0};
+    const char *name = "a template that t2 does not recognise";
 
     if (!text)
         return "none";
-    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
-        if (strstr(text, marks[i].mark))
-            return marks[i].family;
-    return "of a family that t2 does not recognise";
+    if (chat_recognise(&format, text, NULL, "", "") == 0)
+        name = chat_family_name(format.family);
+    error_clear();
+    chat_free(&format);
+    return name;
 }
 
 /* Weights and one token's keys and values. */

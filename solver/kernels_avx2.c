@@ -48,7 +48,7 @@ static inline void convert_bf16(float *to, const uint16_t *from, size_t k)
     _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v++) wv[v] =                           \
         _mm256_load_ps((const float *)STEP_VECTOR(v, 32));                                         \
     _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v += 2)                                \
-        _mm_prefetch(STEP_VECTOR(n_vectors + v, 0), _MM_HINT_T1);                                  \
+        BLOCK_PREFETCH(STEP_VECTOR(v, 0), STEP_VECTOR(n_vectors + v, 0));                          \
     _Pragma("GCC unroll 16") for (int r = 0; r < n_rows; r++)                                      \
     {                                                                                              \
         const vec xv = _mm256_set1_ps(xs[r * PITCH_F32]);                                          \
@@ -72,7 +72,7 @@ static inline void convert_bf16(float *to, const uint16_t *from, size_t k)
         _mm256_castsi256_ps(_mm256_and_si256(_mm256_load_si256((const void *)STEP_VECTOR(v, 32)),  \
                                              _mm256_set1_epi32((int)0xffff0000u)));                \
     _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v += 2)                                \
-        _mm_prefetch(STEP_VECTOR(n_vectors + v, 0), _MM_HINT_T1);                                  \
+        BLOCK_PREFETCH(STEP_VECTOR(v, 0), STEP_VECTOR(n_vectors + v, 0));                          \
     _Pragma("GCC unroll 16") for (int r = 0; r < n_rows; r++)                                      \
     {                                                                                              \
         const vec xo = _mm256_set1_ps(xs[r * PITCH_F32 + 1]);                                      \

@@ -48,7 +48,7 @@ static inline void convert_bf16(float *to, const uint16_t *from, size_t k)
     _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v++)                                   \
     {                                                                                              \
         wv[v] = _mm512_load_ps(step + (size_t)v * stride);                                         \
-        _mm_prefetch((const char *)(step + (size_t)(n_vectors + v) * stride), _MM_HINT_T1);        \
+        BLOCK_PREFETCH(step + (size_t)v * stride, step + (size_t)(n_vectors + v) * stride);        \
     }                                                                                              \
     _Pragma("GCC unroll 16") for (int r = 0; r < n_rows; r++)                                      \
     {                                                                                              \
@@ -67,7 +67,7 @@ enum { PITCH_F32 = CHUNK_K + 16 };
 #define BLOCK_STEP_K 2
 #define BLOCK_FLUSH 1
 #define BLOCK_ROWS_MAX 12
-#define BLOCK_PANELS(rows) ((rows) > 6 ? 2u : 4u)
+#define BLOCK_PANELS(rows) ((rows) > 8 ? 2u : (rows) > 4 ? 3u : 4u)
 #define BLOCK_STEP(n_rows, n_vectors)                                                              \
     vec odd[4], even[4];                                                                           \
     _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v++)                                   \
@@ -76,7 +76,7 @@ enum { PITCH_F32 = CHUNK_K + 16 };
         odd[v] =                                                                                   \
             _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u)));     \
         even[v] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));                               \
-        _mm_prefetch((const char *)(step + (size_t)(n_vectors + v) * stride), _MM_HINT_T1);        \
+        BLOCK_PREFETCH(step + (size_t)v * stride, step + (size_t)(n_vectors + v) * stride);        \
     }                                                                                              \
     _Pragma("GCC unroll 16") for (int r = 0; r < n_rows; r++)                                      \
     {                                                                                              \

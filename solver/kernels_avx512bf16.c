@@ -36,7 +36,7 @@ static inline void copy_pairs(int *to, const uint16_t *from, size_t k)
     _Pragma("GCC unroll 16") for (int v = 0; v < n_vectors; v++)                                   \
     {                                                                                              \
         pairs[v] = (__m512bh)_mm512_load_si512(step + (size_t)v * stride);                         \
-        _mm_prefetch((const char *)(step + (size_t)(n_vectors + v) * stride), _MM_HINT_T1);        \
+        BLOCK_PREFETCH(step + (size_t)v * stride, step + (size_t)(n_vectors + v) * stride);        \
     }                                                                                              \
     _Pragma("GCC unroll 16") for (int r = 0; r < n_rows; r++)                                      \
     {                                                                                              \

@@ -106,7 +106,7 @@ static void it_is_described(void **state)
     fclose(out);
     assert_non_null(strstr(text, "134.5 M (134515008)"));
     assert_non_null(strstr(text, "Q4_1 106.2 M in 210 tensors"));
-    assert_non_null(strstr(text, "ChatML"));
+    assert_non_null(strstr(text, "chat format   chatml"));
     free(text);
 }
 
