@@ -1,7 +1,181 @@
+/* The t2 command: finds the subcommand, starts MPI, runs it on every rank. */
+#include <cblas.h>
+#include <errno.h>
+#include <hdf5.h>
+#include <jansson.h>
+#include <omp.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 
-int main(void)
+#include "jobs/options.h"
+#include "mpi/error.h"
+#include "mpi/text.h"
+#include "solver/cpu.h"
+
+static void print_help(FILE *file)
 {
-    puts("t2 0.1.0");
+    struct text_table table;
+
+    fputs("usage: t2 COMMAND [options] ...\n\n"
+          "Adapts and evaluates large language models, on one machine or under mpirun and srun.\n\n"
+          "commands\n",
+          file);
+    text_table_begin(&table, "ll");
+    for (size_t i = 0; commands[i]; i++) {
+        text_table_cell(&table, "%s", commands[i]->name);
+        text_table_cell(&table, "%s", commands[i]->summary);
+    }
+    text_table_print(&table, file, 2);
+    fputs(
+        "\n't2 COMMAND --help' lists a command's options, 't2 --version' the libraries in use.\n\n"
+        "examples\n"
+        "  t2 generate smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \"Why is the sky blue?\"\n"
+        "  mpirun -n 4 t2 eval smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --tasks arc_easy,sst2\n",
+        file);
+}
+
+static void print_version(void)
+{
+    char mpi[MPI_MAX_LIBRARY_VERSION_STRING] = "", pcre2[64] = "", cpu[256] = "";
+    unsigned major = 0, minor = 0, release = 0;
+    int n;
+
+    /* These may be called before MPI_Init. */
+    MPI_Get_library_version(mpi, &n);
+    mpi[strcspn(mpi, ",\n")] = '\0';
+    H5get_libversion(&major, &minor, &release);
+    pcre2_config(PCRE2_CONFIG_VERSION, pcre2);
+    cpu_describe(cpu, sizeof cpu);
+    printf("t2 " T2_VERSION "\n");
+    struct text_table table;
+    text_table_begin(&table, "ll");
+    text_table_cell(&table, "MPI");
+    text_table_cell(&table, "%s", mpi);
+    text_table_cell(&table, "HDF5");
+    text_table_cell(&table, "%u.%u.%u", major, minor, release);
+    text_table_cell(&table, "OpenBLAS");
+    text_table_cell(&table, "%s", openblas_get_config());
+    text_table_cell(&table, "Jansson");
+    text_table_cell(&table, "%s", jansson_version_str());
+    text_table_cell(&table, "PCRE2");
+    text_table_cell(&table, "%s", pcre2);
+    text_table_cell(&table, "utf8proc");
+    text_table_cell(&table, "%s", utf8proc_version());
+    text_table_cell(&table, "compiler");
+    text_table_cell(&table, "%s %s", __VERSION__[0] >= '0' && __VERSION__[0] <= '9' ? "gcc" : "",
+                    __VERSION__);
+    text_table_cell(&table, "processor");
+    text_table_cell(&table, "%s", cpu);
+    text_table_cell(&table, "threads");
+    text_table_cell(&table, "%d", omp_get_max_threads());
+    text_table_print(&table, stdout, 2);
+}
+
+/* The rank that a launcher gives this process, before MPI starts: what needs no MPI (help, version,
+ * a misspelt command) answers at once, on rank 0 alone. */
+static int launcher_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                        "SLURM_PROCID"};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (getenv(names[i]))
+            return atoi(getenv(names[i]));
     return 0;
+}
+
+static const struct command *find_command(const char *name)
+{
+    for (size_t i = 0; commands[i]; i++)
+        if (strcmp(commands[i]->name, name) == 0)
+            return commands[i];
+    return NULL;
+}
+
+static int fail_unknown(const char *name)
+{
+    const char *names[64];
+    size_t n = 0;
+
+    for (; commands[n] && n < 64; n++)
+        names[n] = commands[n]->name;
+    const char *near = text_nearest(name, names, n);
+    if (launcher_rank() != 0)
+        return COMMAND_USAGE;
+    fprintf(stderr, "t2: unknown %s '%s'", name[0] == '-' ? "option" : "command", name);
+    if (near)
+        fprintf(stderr, ", did you mean '%s'?\n", near);
+    else
+        fprintf(stderr, "; 't2 --help' lists the commands\n");
+    return COMMAND_USAGE;
+}
+
+static bool asks_for_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0 || (i == 1 && strcmp(argv[i], "-h") == 0))
+            return true;
+    return false;
+}
+
+static int run(const struct command *command, int argc, char **argv)
+{
+    struct comm comm = {.handle = MPI_COMM_NULL, .size = 1, .node_size = 1};
+    int code;
+
+    if (asks_for_help(argc, argv)) {
+        comm.rank = launcher_rank();
+        return command->run(&comm, argc, argv);
+    }
+    if (comm_init(&comm, &argc, &argv) != 0)
+        return command_fail(command, &comm, COMMAND_FAILED);
+    code = command->run(&comm, argc, argv);
+    fflush(stdout);
+    comm_finish(&comm);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : NULL;
+    int code = COMMAND_OK;
+
+    /* A reader that goes away (t2 ... | head) is an error of write(), so that a run can still
+     * finish its files; see the end of main. */
+    signal(SIGPIPE, SIG_IGN);
+    if (name && strcmp(name, "help") == 0 && argc > 2) {
+        argv[1] = argv[2];
+        argv[2] = (char[]){"--help"};
+        argc = 3;
+        name = argv[1];
+    }
+    const struct command *command = name ? find_command(name) : NULL;
+    if (!name) {
+        if (launcher_rank() == 0)
+            print_help(stderr);
+        code = COMMAND_USAGE;
+    } else if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
+               strcmp(name, "help") == 0) {
+        if (launcher_rank() == 0)
+            print_help(stdout);
+    } else if (strcmp(name, "--version") == 0) {
+        if (launcher_rank() == 0)
+            print_version();
+    } else if (!command) {
+        code = fail_unknown(name);
+    } else {
+        code = run(command, argc - 1, argv + 1);
+    }
+    errno = 0;
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == COMMAND_OK) {
+        if (errno && errno != EPIPE)
+            fprintf(stderr, "t2: cannot write to the standard output: %s\n", strerror(errno));
+        code = COMMAND_FAILED;
+    }
+    return code;
 }

@@ -58,6 +58,14 @@ struct gguf;
 /* The same from GGUF metadata. */
 int config_parse_gguf(struct model_config *config, const struct gguf *gguf);
 
+/* What both parsers end with: every size within sane bounds and one fit for another. file names the
+ * source in errors. 0, or -1 with error_set. */
+int config_check(const struct model_config *config, const char *file);
+
+/* "llama", "mistral", "qwen2", "qwen3"; "default", "linear", "llama3", "yarn" */
+const char *family_name(enum family family);
+const char *rope_kind_name(enum rope_kind kind);
+
 void config_free(struct model_config *config);
 
 #endif

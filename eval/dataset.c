@@ -1,0 +1,398 @@
+#include "eval/dataset.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "eval/jsonl.h"
+#include "eval/phrases.h"
+#include "mpi/error.h"
+#include "mpi/text.h"
+
+const struct dataset_facts dataset_catalog[] = {
+    {"gsm8k",
+     "grade-school word problems; answers end in \"#### number\"",
+     "https://github.com/openai/grade-school-math",
+     {{"train.jsonl", 7473}, {"test.jsonl", 1319}},
+     {"question", "answer"},
+     NULL},
+    {"arc_easy",
+     "science questions with choices, the easy part",
+     "https://allenai.org/data/arc",
+     {{"train.jsonl", 2251}, {"test.jsonl", 2376}},
+     {"id", "question", "choices.text", "choices.label", "answerKey"},
+     NULL},
+    {"arc_challenge",
+     "science questions with choices, the hard part",
+     "https://allenai.org/data/arc",
+     {{"train.jsonl", 1119}, {"test.jsonl", 1172}},
+     {"id", "question", "choices.text", "choices.label", "answerKey"},
+     NULL},
+    {"sst2",
+     "film review phrases, label 1 positive, 0 negative (GLUE SST-2's training file or a part)",
+     "https://huggingface.co/datasets/nyu-mll/glue",
+     {{"train.jsonl", 60614}},
+     {"sentence", "label"},
+     "sentence"},
+    {"mawps",
+     "arithmetic word problems with a number as answer",
+     "https://github.com/sroy9/mawps",
+     {{"train.jsonl", 1898}, {"valid.jsonl", 237}, {"test.jsonl", 238}},
+     {"id", "question", "answer"},
+     NULL},
+    {"math500",
+     "500 competition problems with LaTeX answers",
+     "https://huggingface.co/datasets/HuggingFaceH4/MATH-500",
+     {{"test.jsonl", 500}},
+     {"problem", "answer"},
+     NULL},
+    {"humaneval",
+     "Python functions to complete, with tests",
+     "https://github.com/openai/human-eval",
+     {{"test.jsonl", 164}},
+     {"task_id", "prompt", "canonical_solution", "test", "entry_point"},
+     NULL},
+    {"mbpp",
+     "short Python problems with tests (ids 11-510 test, 511-600 valid, 601-974 train)",
+     "https://github.com/google-research/google-research/tree/master/mbpp",
+     {{"mbpp.jsonl", 974}},
+     {"task_id", "text", "code", "test_list", "test_setup_code"},
+     NULL},
+    {0},
+};
+
+const struct dataset_facts *dataset_find(const char *name)
+{
+    for (const struct dataset_facts *f = dataset_catalog; f->name; f++)
+        if (strcmp(f->name, name) == 0)
+            return f;
+    return NULL;
+}
+
+char *dataset_root(const char *given)
+{
+    const char *data = getenv("T2_DATA"), *xdg = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    char *root = NULL;
+    int n;
+
+    if (!given || !*given)
+        given = data;
+    if (given && *given)
+        n = asprintf(&root, "%s", given);
+    else if (xdg && *xdg)
+        n = asprintf(&root, "%s/t2", xdg);
+    else if (home && *home)
+        n = asprintf(&root, "%s/.local/share/t2", home);
+    else {
+        error_set("where do the data sets lie? Set T2_DATA (or HOME)");
+        return NULL;
+    }
+    if (n < 0) {
+        error_set("out of memory");
+        return NULL;
+    }
+    return root;
+}
+
+static char *split_path(const char *root, const char *name, const char *split)
+{
+    char *path = NULL;
+
+    if (asprintf(&path, "%s/%s/%s.jsonl", root, name, split) < 0) {
+        error_set("out of memory");
+        return NULL;
+    }
+    return path;
+}
+
+static bool split_exists(const char *root, const char *name, const char *split)
+{
+    char *path = split_path(root, name, split);
+    bool exists = path && access(path, F_OK) == 0;
+
+    free(path);
+    return exists;
+}
+
+/* ---- splits that are cut from the training file -------------------------------------------------
+ */
+
+enum part { PART_TRAIN, PART_VALID, PART_TEST };
+
+/* The general rule; FNV-1a over the row's text with a final mix. */
+static enum part part_of_row(const char *text, size_t n, bool has_valid, bool has_test)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
+    h ^= h >> 33;
+    h *= 0xff51afd7ed558ccdu;
+    h ^= h >> 33;
+    unsigned draw = (unsigned)(h % 100);
+    if (draw < 5)
+        return has_valid ? PART_TRAIN : PART_VALID;
+    if (draw < 15)
+        return has_test ? PART_TRAIN : PART_TEST;
+    return PART_TRAIN;
+}
+
+static int add_row(struct dataset *data, size_t *capacity, json_t *row, size_t line)
+{
+    if (data->n_rows == *capacity) {
+        size_t wanted = *capacity ? 2 * *capacity : 256;
+        json_t **rows = realloc(data->rows, wanted * sizeof *rows);
+        if (rows)
+            data->rows = rows;
+        size_t *lines = rows ? realloc(data->lines, wanted * sizeof *lines) : NULL;
+        if (!lines)
+            return error_set("%s: out of memory", data->path);
+        data->lines = lines;
+        *capacity = wanted;
+    }
+    data->rows[data->n_rows] = json_incref(row);
+    data->lines[data->n_rows++] = line;
+    return 0;
+}
+
+struct cut {
+    bool cut, has_valid, has_test;
+    enum part part; /* the part that is kept when cut */
+};
+
+static int read_rows(struct dataset *data, const struct cut *cut)
+{
+    struct jsonl *reader = jsonl_open(data->path);
+    size_t capacity = 0;
+    int status = -1;
+
+    if (!reader)
+        return -1;
+    for (;;) {
+        json_t *row;
+        if (jsonl_next(reader, &row))
+            goto done;
+        if (!row)
+            break;
+        size_t n;
+        const char *text = jsonl_text(reader, &n);
+        bool keep = !cut->cut || part_of_row(text, n, cut->has_valid, cut->has_test) == cut->part;
+        int rc = keep ? add_row(data, &capacity, row, jsonl_line(reader)) : 0;
+        json_decref(row);
+        if (rc)
+            goto done;
+    }
+    status = 0;
+done:
+    jsonl_close(reader);
+    return status;
+}
+
+/* Keeps the rows of one part of phrases_split(). */
+static int keep_phrases(struct dataset *data, const char *field, enum phrase_split wanted)
+{
+    const char **texts = calloc(data->n_rows + 1, sizeof *texts);
+    unsigned char *splits = calloc(data->n_rows + 1, 1);
+    int status = -1;
+
+    if (!texts || !splits) {
+        error_set("%s: out of memory", data->path);
+        goto done;
+    }
+    for (size_t i = 0; i < data->n_rows; i++) {
+        texts[i] = json_string_value(jsonl_field(data->rows[i], field));
+        if (!texts[i]) {
+            error_set("%s:%zu: the field \"%s\" is not there or not a text", data->path,
+                      data->lines[i], field);
+            goto done;
+        }
+    }
+    if (phrases_split(texts, data->n_rows, splits))
+        goto done;
+    size_t n = 0;
+    for (size_t i = 0; i < data->n_rows; i++) {
+        if (splits[i] == wanted) {
+            data->rows[n] = data->rows[i];
+            data->lines[n++] = data->lines[i];
+        } else {
+            json_decref(data->rows[i]);
+        }
+    }
+    data->n_rows = n;
+    status = 0;
+done:
+    free(texts);
+    free(splits);
+    return status;
+}
+
+static int fail_absent(const char *root, const char *name, const char *split)
+{
+    const struct dataset_facts *facts = dataset_find(name);
+    const char *names[32];
+    size_t n = 0;
+
+    if (facts && dataset_present(facts, root))
+        return error_set("data set %s has no split \"%s\": %s/%s/%s.jsonl is not there, and no "
+                         "train.jsonl to cut it from",
+                         name, split, root, name, split);
+    if (facts)
+        return error_set("data set %s is not there: put it at %s/%s/%s (see %s), or tell where the "
+                         "data sets lie with --data or T2_DATA",
+                         name, root, name, facts->files[0].file, facts->source);
+    for (const struct dataset_facts *f = dataset_catalog; f->name && n < 32; f++)
+        names[n++] = f->name;
+    const char *near = text_nearest(name, names, n);
+    return error_set("data set %s is not there: %s/%s/%s.jsonl does not exist%s%s%s", name, root,
+                     name, split, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}
+
+int dataset_load(struct dataset *data, const char *root, const char *name, const char *split)
+{
+    const struct dataset_facts *facts = dataset_find(name);
+    const char *field = facts ? facts->phrase_field : NULL;
+    bool is_train = strcmp(split, "train") == 0, is_valid = strcmp(split, "valid") == 0,
+         is_test = strcmp(split, "test") == 0;
+    struct cut cut = {0};
+    int status = -1;
+
+    memset(data, 0, sizeof *data);
+    if (strchr(split, '/') || strchr(name, '/') || !*name || !*split || name[0] == '.')
+        return error_set("\"%s\" with split \"%s\" is not the name of a data set and its split",
+                         name, split);
+    cut.has_valid = split_exists(root, name, "valid");
+    cut.has_test = split_exists(root, name, "test");
+    bool has_file = split_exists(root, name, split);
+    bool cut_from_train = !has_file && (is_valid || is_test) && split_exists(root, name, "train");
+    if (!has_file && !cut_from_train) {
+        fail_absent(root, name, split);
+        goto done;
+    }
+    data->name = strdup(name);
+    data->split = strdup(split);
+    data->path = split_path(root, name, cut_from_train ? "train" : split);
+    if (!data->name || !data->split || !data->path) {
+        error_set("out of memory");
+        goto done;
+    }
+    cut.cut = !field && (cut_from_train || (is_train && (!cut.has_valid || !cut.has_test)));
+    cut.part = is_test ? PART_TEST : is_valid ? PART_VALID : PART_TRAIN;
+    if (read_rows(data, &cut))
+        goto done;
+    if (field && (cut_from_train || is_train) &&
+        keep_phrases(data, field,
+                     is_test    ? PHRASE_TEST
+                     : is_valid ? PHRASE_VALID
+                                : PHRASE_TRAIN))
+        goto done;
+    if (data->n_rows == 0) {
+        error_set("%s: no rows for the split \"%s\"", data->path, split);
+        goto done;
+    }
+    status = 0;
+done:
+    if (status)
+        dataset_free(data);
+    return status;
+}
+
+void dataset_free(struct dataset *data)
+{
+    if (!data)
+        return;
+    for (size_t i = 0; i < data->n_rows; i++)
+        json_decref(data->rows[i]);
+    free(data->rows);
+    free(data->lines);
+    free(data->name);
+    free(data->split);
+    free(data->path);
+    memset(data, 0, sizeof *data);
+}
+
+/* ---- checking ----------------------------------------------------------------------------------
+ */
+
+static char *file_path(const struct dataset_facts *facts, const char *root, size_t i)
+{
+    char *path = NULL;
+
+    if (asprintf(&path, "%s/%s/%s", root, facts->name, facts->files[i].file) < 0)
+        return NULL;
+    return path;
+}
+
+bool dataset_present(const struct dataset_facts *facts, const char *root)
+{
+    bool present = false;
+
+    for (size_t i = 0; i < DATASET_MAX_FILES && facts->files[i].file; i++) {
+        char *path = file_path(facts, root, i);
+        present = present || (path && access(path, F_OK) == 0);
+        free(path);
+    }
+    return present;
+}
+
+/* Reads one file; -1 with error_set if it is not as published. */
+static int check_file(const struct dataset_facts *facts, const char *path, size_t expected)
+{
+    struct jsonl *reader = jsonl_open(path);
+    size_t n_rows = 0;
+    int status = -1;
+
+    if (!reader)
+        return -1;
+    for (;;) {
+        json_t *row;
+        if (jsonl_next(reader, &row))
+            goto done;
+        if (!row)
+            break;
+        n_rows++;
+        for (size_t i = 0; i < DATASET_MAX_FIELDS && facts->fields[i]; i++) {
+            if (jsonl_field(row, facts->fields[i]))
+                continue;
+            error_set("%s:%zu: the field \"%s\" is missing", path, jsonl_line(reader),
+                      facts->fields[i]);
+            json_decref(row);
+            goto done;
+        }
+        json_decref(row);
+    }
+    if (n_rows != expected) {
+        error_set("%s: %zu rows, expected %zu", path, n_rows, expected);
+        goto done;
+    }
+    status = 0;
+done:
+    jsonl_close(reader);
+    return status;
+}
+
+enum dataset_state dataset_check(const struct dataset_facts *facts, const char *root, FILE *out)
+{
+    if (!dataset_present(facts, root)) {
+        fprintf(out, "%s: absent, expected at %s/%s/%s (%s)\n", facts->name, root, facts->name,
+                facts->files[0].file, facts->source);
+        return DATASET_ABSENT;
+    }
+    for (size_t i = 0; i < DATASET_MAX_FILES && facts->files[i].file; i++) {
+        char *path = file_path(facts, root, i);
+        int rc =
+            path ? check_file(facts, path, facts->files[i].n_rows) : error_set("out of memory");
+        free(path);
+        if (rc) {
+            fprintf(out, "%s: wrong: %s\n", facts->name, error_message());
+            return DATASET_WRONG;
+        }
+    }
+    fprintf(out, "%s: ok", facts->name);
+    for (size_t i = 0; i < DATASET_MAX_FILES && facts->files[i].file; i++)
+        fprintf(out, "%s %.*s %zu", i ? "," : "", (int)strcspn(facts->files[i].file, "."),
+                facts->files[i].file, facts->files[i].n_rows);
+    fprintf(out, "\n");
+    return DATASET_GOOD;
+}

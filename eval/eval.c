@@ -1,1 +1,0 @@
-typedef int eval_is_not_empty;

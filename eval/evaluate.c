@@ -1,0 +1,659 @@
+#include "eval/evaluate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "eval/gather.h"
+#include "eval/metrics.h"
+#include "model/rng.h"
+#include "mpi/error.h"
+
+enum {
+    MAX_BLOCK = 16,          /* items drawn from the queue at once, at most */
+    BLOCKS_PER_RANK = 8,     /* wanted, so that stealing evens out */
+    STREAM_FEWSHOT = 1 << 30 /* apart from items' streams of random numbers */
+};
+
+/* One request of an item. */
+struct slot {
+    struct job *job;
+    size_t choice; /* SIZE_MAX: the generated answer */
+    struct tokens tokens;
+    size_t n_scored;
+};
+
+/* An item under way. */
+struct job {
+    struct job *next, *previous;
+    struct task_item item;
+    struct item_record record;
+    size_t n_slots, n_emitted, n_left;
+    struct slot slots[TASK_MAX_LIST + 1];
+};
+
+/* What the scheduler's callbacks share on this rank. */
+struct work {
+    const struct comm *comm;
+    const struct task *task; /* with the run's overrides */
+    const struct evaluate_options *options;
+    const struct tokenizer *tokenizer;
+    struct task_context context;
+    struct dataset data, examples;
+    size_t *example_rows;
+    size_t n_items, block, next_item, end_item, n_started;
+    struct comm_queue queue;
+    struct job *jobs;    /* all under way */
+    struct job *current; /* the one whose requests are being handed out */
+    struct item_record *records;
+    size_t n_records, capacity, n_correct;
+    char *failure; /* what made next() give up */
+    double start;
+};
+
+struct evaluate_options evaluate_defaults(void)
+{
+    return (struct evaluate_options){
+        .scheduler = {.batch = 64, .chunk = 512, .share_prefix = true},
+        .sampling = {.top_p = 1},
+        .chat = -1,
+        .fewshot = -1,
+        .max_new = -1,
+    };
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- tokens ------------------------------------------------------------------------------------
+ */
+
+/* Length of the blank character that ends text[0..n), as Python's str.isspace has it; 0 if none. */
+static size_t blank_before(const char *text, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)text;
+
+    if (n == 0)
+        return 0;
+    unsigned char last = p[n - 1];
+    if (last == ' ' || (last >= 0x09 && last <= 0x0d) || (last >= 0x1c && last <= 0x1f))
+        return 1;
+    if (n >= 2 && p[n - 2] == 0xc2 && (last == 0x85 || last == 0xa0))
+        return 2;
+    if (n < 3)
+        return 0;
+    unsigned code = (unsigned)p[n - 3] << 16 | (unsigned)p[n - 2] << 8 | last;
+    bool blank = code == 0xe19a80 ||                       /* U+1680 */
+                 (code >= 0xe28080 && code <= 0xe2808a) || /* U+2000 .. U+200A */
+                 code == 0xe280a8 || code == 0xe280a9 ||   /* U+2028, U+2029 */
+                 code == 0xe280af || code == 0xe2819f ||   /* U+202F, U+205F */
+                 code == 0xe38080;                         /* U+3000 */
+    return blank ? 3 : 0;
+}
+
+int evaluate_encode_pair(const struct tokenizer *tokenizer, const char *context,
+                         const char *continuation, int flags, struct tokens *out, size_t *n_scored)
+{
+    size_t n_context = strlen(context), n_whole = n_context + strlen(continuation);
+    char *whole = malloc(n_whole + 1);
+    struct tokens prefix = {0};
+    int status = -1;
+
+    if (!whole) {
+        error_set("out of memory");
+        goto done;
+    }
+    memcpy(whole, context, n_context);
+    strcpy(whole + n_context, continuation);
+    for (size_t blank = blank_before(whole, n_context); blank;
+         blank = blank_before(whole, n_context))
+        n_context -= blank;
+    if (tokenizer_encode(tokenizer, whole, n_context, flags, &prefix))
+        goto done;
+    if (prefix.n == 0) {
+        /* Something must stand before the first scored token. */
+        int32_t first = tokenizer_bos(tokenizer);
+        if (first < 0)
+            first = tokenizer_eos(tokenizer);
+        if (first < 0) {
+            error_set("the context is empty and the tokenizer has no token for a text's beginning");
+            goto done;
+        }
+        if (tokens_push(out, first) || tokens_push(&prefix, first)) {
+            error_set("out of memory");
+            goto done;
+        }
+    }
+    if (tokenizer_encode(tokenizer, whole, n_whole, flags, out))
+        goto done;
+    if (out->n <= prefix.n) {
+        error_set("\"%.60s\" has no token of its own after its context", continuation);
+        goto done;
+    }
+    *n_scored = out->n - prefix.n;
+    status = 0;
+done:
+    free(whole);
+    tokens_free(&prefix);
+    return status;
+}
+
+/* ---- items to requests -------------------------------------------------------------------------
+ */
+
+static void job_free(struct work *work, struct job *job)
+{
+    if (!job)
+        return;
+    if (job->previous)
+        job->previous->next = job->next;
+    else if (work->jobs == job)
+        work->jobs = job->next;
+    if (job->next)
+        job->next->previous = job->previous;
+    if (work->current == job)
+        work->current = NULL;
+    for (size_t i = 0; i < job->n_slots; i++)
+        tokens_free(&job->slots[i].tokens);
+    task_item_free(&job->item);
+    item_record_free(&job->record);
+    free(job);
+}
+
+static int encode_job(struct work *work, struct job *job)
+{
+    struct task_item *item = &job->item;
+    struct item_record *record = &job->record;
+    int flags = item->chat ? TOKENIZER_SPECIAL : TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS;
+
+    for (size_t i = 0; i < item->n_choices; i++) {
+        struct slot *slot = &job->slots[job->n_slots++];
+        slot->job = job;
+        slot->choice = i;
+        if (evaluate_encode_pair(work->tokenizer, item->prompt, item->choices[i], flags,
+                                 &slot->tokens, &slot->n_scored))
+            return -1;
+        record->choice_tokens[i] = (int64_t)slot->n_scored;
+        if (i == 0)
+            record->n_prompt_tokens = (int64_t)(slot->tokens.n - slot->n_scored);
+    }
+    if (work->task->score == TASK_GENERATE) {
+        struct slot *slot = &job->slots[job->n_slots++];
+        slot->job = job;
+        slot->choice = SIZE_MAX;
+        if (tokenizer_encode(work->tokenizer, item->prompt, strlen(item->prompt), flags,
+                             &slot->tokens))
+            return -1;
+        if (slot->tokens.n == 0)
+            return error_set("the prompt has no tokens");
+        record->n_prompt_tokens = (int64_t)slot->tokens.n;
+    }
+    return 0;
+}
+
+static struct job *job_make(struct work *work, size_t index)
+{
+    struct job *job = calloc(1, sizeof *job);
+
+    if (!job) {
+        error_set("out of memory");
+        return NULL;
+    }
+    job->next = work->jobs;
+    if (work->jobs)
+        work->jobs->previous = job;
+    work->jobs = job;
+    struct task_item *item = &job->item;
+    struct item_record *record = &job->record;
+    if (task_item_make(work->task, &work->context, &work->data, index, item))
+        goto fail;
+    record->index = index;
+    record->n_choices = item->n_choices;
+    record->predicted = -1;
+    record->gold_index = item->n_choices ? (int32_t)item->gold_index : -1;
+    record->finish = FINISH_SCORED;
+    if (item->n_choices) {
+        record->logprobs = calloc(item->n_choices, sizeof *record->logprobs);
+        record->greedy = calloc(item->n_choices, sizeof *record->greedy);
+        record->choice_tokens = calloc(item->n_choices, sizeof *record->choice_tokens);
+        if (!record->logprobs || !record->greedy || !record->choice_tokens) {
+            error_set("out of memory");
+            goto fail;
+        }
+    }
+    if (encode_job(work, job)) {
+        error_prefix("task %s: %s:%zu", work->task->name, work->data.path, work->data.lines[index]);
+        goto fail;
+    }
+    job->n_left = job->n_slots;
+    return job;
+fail:
+    job_free(work, job);
+    return NULL;
+}
+
+/* The next item of this rank; false when there are no more. */
+static bool draw_item(struct work *work, size_t *index)
+{
+    if (work->next_item == work->end_item) {
+        int64_t block = comm_queue_next(&work->queue);
+        size_t n_blocks = (work->n_items + work->block - 1) / work->block;
+        if (block < 0 || (uint64_t)block >= n_blocks) {
+            work->n_started = work->n_items;
+            return false;
+        }
+        work->next_item = (size_t)block * work->block;
+        work->end_item = work->next_item + work->block;
+        if (work->end_item > work->n_items)
+            work->end_item = work->n_items;
+        work->n_started = work->end_item;
+    }
+    *index = work->next_item++;
+    return true;
+}
+
+static bool next_request(void *context, struct request *request)
+{
+    struct work *work = context;
+    size_t index;
+
+    if (work->failure)
+        return false;
+    if (!work->current) {
+        if (!draw_item(work, &index))
+            return false;
+        work->current = job_make(work, index);
+        if (!work->current) {
+            work->failure = strdup(error_message());
+            return false;
+        }
+    }
+    struct job *job = work->current;
+    struct slot *slot = &job->slots[job->n_emitted++];
+    if (job->n_emitted == job->n_slots)
+        work->current = NULL;
+    memset(request, 0, sizeof *request);
+    request->tokens = slot->tokens.ids;
+    request->n_tokens = slot->tokens.n;
+    request->n_scored = slot->n_scored;
+    request->user = slot;
+    request->stream = job->item.index;
+    request->sampling = work->options->sampling;
+    request->sampling.seed = work->options->seed;
+    if (slot->choice == SIZE_MAX) {
+        request->max_new = work->task->max_new;
+        request->stops = (const char *const *)work->task->stops.items;
+        request->n_stops = work->task->stops.n_items;
+    }
+    return true;
+}
+
+/* ---- answers to records ------------------------------------------------------------------------
+ */
+
+static double n_characters(const char *text)
+{
+    size_t n = 0;
+    for (; *text; text++)
+        n += ((unsigned char)*text & 0xc0) != 0x80;
+    return (double)n;
+}
+
+static void grade_choices(const struct task *task, const struct task_item *item,
+                          struct item_record *record)
+{
+    double lengths[TASK_MAX_LIST];
+
+    for (size_t i = 0; i < item->n_choices; i++)
+        lengths[i] = task->normalise == NORMALISE_CHARS    ? n_characters(item->plain[i])
+                     : task->normalise == NORMALISE_BYTES  ? (double)strlen(item->plain[i])
+                     : task->normalise == NORMALISE_TOKENS ? (double)record->choice_tokens[i]
+                                                           : 1;
+    size_t best = metrics_argmax(record->logprobs, NULL, item->n_choices);
+    record->predicted = (int32_t)best;
+    record->correct = best == item->gold_index;
+    record->correct_normalised =
+        metrics_argmax(record->logprobs, lengths, item->n_choices) == item->gold_index;
+}
+
+static int finish_job(struct work *work, struct job *job)
+{
+    struct item_record *record = &job->record;
+    int predicted;
+
+    if (work->task->score == TASK_CHOICE) {
+        grade_choices(work->task, &job->item, record);
+        record->answer = strdup(job->item.plain[record->predicted]);
+    } else {
+        record->correct = task_grade(work->task, &job->item, record->answer, &predicted);
+        record->correct_normalised = record->correct;
+        record->predicted = predicted;
+    }
+    record->id = job->item.id;
+    record->prompt = job->item.prompt;
+    record->gold = job->item.gold;
+    job->item.id = job->item.prompt = job->item.gold = NULL;
+    if (work->n_records == work->capacity) {
+        size_t capacity = work->capacity ? 2 * work->capacity : 64;
+        struct item_record *records = realloc(work->records, capacity * sizeof *records);
+        if (!records)
+            return error_set("out of memory");
+        work->records = records;
+        work->capacity = capacity;
+    }
+    if (!record->answer)
+        return error_set("out of memory");
+    work->n_correct += record->correct;
+    work->records[work->n_records++] = *record;
+    memset(record, 0, sizeof *record);
+    job_free(work, job);
+    if (work->options->progress) {
+        struct evaluate_progress progress = {work->task->name, work->n_started,
+                                             work->n_items,    work->n_records,
+                                             work->n_correct,  now() - work->start};
+        work->options->progress(work->options->progress_context, &progress);
+    }
+    return 0;
+}
+
+static int request_done(void *context, const struct request *request,
+                        const struct response *response)
+{
+    struct work *work = context;
+    struct slot *slot = request->user;
+    struct job *job = slot->job;
+    struct item_record *record = &job->record;
+
+    if (slot->choice == SIZE_MAX) {
+        record->answer = strndup(response->text ? response->text : "", response->n_text);
+        if (!record->answer)
+            return error_set("out of memory");
+        record->n_generated = (int64_t)response->n_ids;
+        record->finish = (int32_t)response->finish;
+    } else {
+        double sum = 0;
+        bool greedy = true;
+        for (size_t i = 0; i < slot->n_scored; i++) {
+            sum += (double)response->logprobs[i];
+            greedy = greedy && response->greedy[i];
+        }
+        record->logprobs[slot->choice] = sum;
+        record->greedy[slot->choice] = greedy;
+    }
+    tokens_free(&slot->tokens);
+    memset(&slot->tokens, 0, sizeof slot->tokens);
+    return --job->n_left == 0 ? finish_job(work, job) : 0;
+}
+
+/* ---- a run -------------------------------------------------------------------------------------
+ */
+
+/* The first n of a random order of 0 .. n_rows - 1, the same on every rank. */
+static int choose_examples(uint64_t seed, size_t n_rows, size_t n, size_t **rows)
+{
+    size_t *order = malloc(n_rows * sizeof *order);
+
+    if (!order)
+        return error_set("out of memory");
+    for (size_t i = 0; i < n_rows; i++)
+        order[i] = i;
+    for (size_t i = 0; i < n; i++) {
+        double u = (double)rng_uniform(seed, STREAM_FEWSHOT, i);
+        size_t j = i + (size_t)(u * (double)(n_rows - i)), kept = order[i];
+        order[i] = order[j];
+        order[j] = kept;
+    }
+    *rows = order;
+    return 0;
+}
+
+static int prepare_examples(struct work *work)
+{
+    const struct task *task = work->task;
+    struct task_context *context = &work->context;
+
+    if (task->fewshot == 0)
+        return 0;
+    context->same_split = strcmp(task->fewshot_split, task->split) == 0;
+    context->n_shots = task->fewshot;
+    context->n_examples = task->fewshot + (context->same_split ? 1 : 0);
+    if (!context->same_split &&
+        dataset_load(&work->examples, work->options->data_root, task->dataset, task->fewshot_split))
+        return -1;
+    context->examples = context->same_split ? &work->data : &work->examples;
+    if (context->n_examples > context->examples->n_rows)
+        return error_set("task %s: %zu examples are asked for, but the split \"%s\" has %zu rows",
+                         task->name, task->fewshot, task->fewshot_split, context->examples->n_rows);
+    if (choose_examples(work->options->seed, context->examples->n_rows, context->n_examples,
+                        &work->example_rows))
+        return -1;
+    context->example_rows = work->example_rows;
+    return 0;
+}
+
+static int prepare(struct work *work, const struct chat_format *chat)
+{
+    const struct task *task = work->task;
+    const struct evaluate_options *options = work->options;
+
+    if (task->chat && (!chat || chat->family == CHAT_NONE))
+        return error_set("task %s is asked in chat form, but the model has no chat template; name "
+                         "one with --chat-format or use --raw",
+                         task->name);
+    work->context.chat = task->chat ? chat : NULL;
+    work->context.system = options->system;
+    if (dataset_load(&work->data, options->data_root, task->dataset, task->split))
+        return -1;
+    work->n_items = work->data.n_rows;
+    if (options->limit && options->limit < work->n_items)
+        work->n_items = options->limit;
+    work->block = work->n_items / ((size_t)work->comm->size * BLOCKS_PER_RANK);
+    work->block = work->block < 1 ? 1 : work->block > MAX_BLOCK ? MAX_BLOCK : work->block;
+    return prepare_examples(work);
+}
+
+static void work_free(struct work *work)
+{
+    while (work->jobs)
+        job_free(work, work->jobs);
+    for (size_t i = 0; i < work->n_records; i++)
+        item_record_free(&work->records[i]);
+    free(work->records);
+    free(work->failure);
+    free(work->example_rows);
+    dataset_free(&work->data);
+    dataset_free(&work->examples);
+}
+
+static int run_items(struct work *work, struct model *model, struct scheduler_stats *stats)
+{
+    struct scheduler_options scheduler = work->options->scheduler;
+    struct scheduler_client client = {.next = next_request, .done = request_done, .context = work};
+    size_t per_item = work->task->choices.n_items ? work->task->choices.n_items
+                      : work->task->choices.field ? 4
+                                                  : 0;
+
+    per_item += work->task->score == TASK_GENERATE;
+    /* No rank fills its batch with what the others could begin at once. */
+    size_t n_ranks = (size_t)work->comm->size;
+    size_t share = (work->n_items + n_ranks - 1) / n_ranks * per_item;
+    if (n_ranks > 1 && share < scheduler.batch)
+        scheduler.batch = share;
+    int status = work->options->run(model, work->tokenizer, &scheduler, &client, stats);
+    if (work->failure)
+        status = error_set("%s", work->failure);
+    if (status == 0 && work->jobs)
+        status = error_set("task %s: the scheduler left an item unfinished", work->task->name);
+    if (status) /* let the others find nothing more to do */
+        while ((size_t)comm_queue_next(&work->queue) * work->block < work->n_items)
+            ;
+    return status;
+}
+
+static void compute_metrics(const struct task *task, struct task_result *result)
+{
+    size_t n = result->n_items, n_correct = 0, n_normalised = 0, n_scored = 0;
+    const struct item_record *items = result->items;
+    double probability = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        n_correct += items[i].correct;
+        n_normalised += items[i].correct_normalised;
+        if (items[i].n_choices) {
+            probability += metrics_softmax_at(items[i].logprobs, items[i].n_choices,
+                                              (size_t)items[i].gold_index);
+            n_scored++;
+        }
+    }
+    result->accuracy = (double)n_correct / (double)n;
+    result->accuracy_error = metrics_standard_error(n_correct, n);
+    if (task->score == TASK_CHOICE && task->normalise != NORMALISE_NONE) {
+        result->accuracy_normalised = (double)n_normalised / (double)n;
+        result->accuracy_normalised_error = metrics_standard_error(n_normalised, n);
+    }
+    if (n_scored == n)
+        result->gold_probability = probability / (double)n;
+    if (!task->positive || n_scored < n)
+        return;
+    int32_t positive = strcmp(task->positive, task->choices.items[1]) == 0;
+    double *scores = malloc(n * sizeof *scores);
+    unsigned char *classes = malloc(n);
+    for (size_t i = 0; scores && classes && i < n; i++) {
+        scores[i] = items[i].logprobs[positive] - items[i].logprobs[!positive];
+        classes[i] = items[i].gold_index == positive;
+    }
+    if (scores && classes)
+        result->auc = metrics_auc(scores, classes, n);
+    free(scores);
+    free(classes);
+}
+
+/* Sums costs over the ranks and gives every rank the metrics. Collective. */
+static void share_metrics(const struct comm *comm, const struct scheduler_stats *stats,
+                          double seconds, struct task_result *result)
+{
+    double metrics[6] = {result->accuracy,
+                         result->accuracy_error,
+                         result->accuracy_normalised,
+                         result->accuracy_normalised_error,
+                         result->auc,
+                         result->gold_probability};
+    uint64_t counts[3] = {stats->prompt_tokens, stats->computed_tokens, stats->generated_tokens};
+
+    if (comm->size > 1) {
+        MPI_Bcast(metrics, 6, MPI_DOUBLE, 0, comm->handle);
+        MPI_Allreduce(MPI_IN_PLACE, counts, 3, MPI_UINT64_T, MPI_SUM, comm->handle);
+        MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX, comm->handle);
+    }
+    result->accuracy = metrics[0];
+    result->accuracy_error = metrics[1];
+    result->accuracy_normalised = metrics[2];
+    result->accuracy_normalised_error = metrics[3];
+    result->auc = metrics[4];
+    result->gold_probability = metrics[5];
+    result->prompt_tokens = counts[0];
+    result->computed_tokens = counts[1];
+    result->generated_tokens = counts[2];
+    result->seconds = seconds;
+    result->tokens_per_second = seconds > 0 ? (double)(counts[0] + counts[2]) / seconds : 0;
+}
+
+static int describe_run(const struct work *work, struct task_result *result)
+{
+    const struct task *task = work->task;
+    size_t size = 0;
+    FILE *out = open_memstream(&result->task_text, &size);
+
+    if (out) {
+        fprintf(out,
+                "%s\n[run]\nsplit = %s\nlimit = %zu\nchat = %s\nfewshot = %zu\nmax_new = %zu\n"
+                "seed = %llu\n",
+                task->text, task->split, work->options->limit, task->chat ? "yes" : "no",
+                task->fewshot, task->max_new, (unsigned long long)work->options->seed);
+        if (work->options->system)
+            fprintf(out, "system = \"%s\"\n", work->options->system);
+    }
+    result->name = strdup(task->name);
+    result->dataset = strdup(task->dataset);
+    result->split = strdup(task->split);
+    result->scoring = strdup(task->score == TASK_CHOICE ? "choice" : "generate");
+    if (!out || fclose(out) || !result->name || !result->dataset || !result->split ||
+        !result->scoring)
+        return error_set("out of memory");
+    return 0;
+}
+
+int evaluate_task(const struct comm *comm, struct model *model, const struct tokenizer *tokenizer,
+                  const struct chat_format *chat, const struct task *task,
+                  const struct evaluate_options *options, struct task_result *result)
+{
+    struct task adjusted = *task; /* borrows the task's texts */
+    struct work work = {
+        .comm = comm, .task = &adjusted, .options = options, .tokenizer = tokenizer};
+    struct scheduler_stats stats = {0};
+    bool has_queue = false;
+
+    memset(result, 0, sizeof *result);
+    result->accuracy = result->accuracy_error = NAN;
+    result->accuracy_normalised = result->accuracy_normalised_error = NAN;
+    result->auc = result->gold_probability = NAN;
+    if (options->split)
+        adjusted.split = (char *)options->split;
+    if (options->chat >= 0)
+        adjusted.chat = options->chat > 0;
+    if (options->fewshot >= 0)
+        adjusted.fewshot = (size_t)options->fewshot;
+    if (options->max_new > 0)
+        adjusted.max_new = (size_t)options->max_new;
+
+    int status = comm_agree(comm, prepare(&work, chat));
+    if (status == 0) {
+        has_queue = true;
+        status = comm_agree(comm, comm_queue_create(comm, &work.queue));
+    }
+    if (status)
+        goto done;
+    work.start = now();
+    int mine = run_items(&work, model, &stats);
+    double seconds = now() - work.start;
+    status = comm_agree(comm, mine);
+    if (status)
+        goto done;
+    result->n_items = work.n_items;
+    status = gather_records(comm, work.records, work.n_records, work.n_items, &result->items);
+    work.n_records = 0;
+    if (status)
+        goto done;
+    if (comm->rank == 0)
+        compute_metrics(&adjusted, result);
+    share_metrics(comm, &stats, seconds, result);
+    status = comm_agree(comm, describe_run(&work, result));
+done:
+    if (has_queue)
+        comm_queue_free(&work.queue);
+    work_free(&work);
+    if (status)
+        task_result_free(result);
+    return status;
+}
+
+void task_result_free(struct task_result *result)
+{
+    if (!result)
+        return;
+    for (size_t i = 0; result->items && i < result->n_items; i++)
+        item_record_free(&result->items[i]);
+    free(result->items);
+    free(result->name);
+    free(result->dataset);
+    free(result->split);
+    free(result->scoring);
+    free(result->task_text);
+    memset(result, 0, sizeof *result);
+}

@@ -1,0 +1,91 @@
+#ifndef T2_EVAL_EVALUATE_H
+#define T2_EVAL_EVALUATE_H
+/* Runs a task on a model over all ranks: items are handed out in blocks from a shared queue (work
+ * stealing), scored or generated through the scheduler, graded, and gathered on rank 0 in item
+ * order. An item's record depends on the item and the settings alone, never on the batch, the rank
+ * that ran it or what ran beside it.
+ *
+ * Log-likelihoods follow lm-eval's `hf` model: blanks at the context's end move to the
+ * continuation, context + continuation are encoded together and cut at the length of the encoded
+ * context. Stands on task.h, model/scheduler.h, mpi/comm.h. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "eval/task.h"
+#include "model/chat.h"
+#include "model/scheduler.h"
+#include "model/tokenizer.h"
+#include "mpi/comm.h"
+
+/* The type of scheduler_run(). */
+typedef int scheduler_run_function(struct model *model, const struct tokenizer *tokenizer,
+                                   const struct scheduler_options *options,
+                                   const struct scheduler_client *client,
+                                   struct scheduler_stats *stats);
+
+struct evaluate_progress {
+    const char *task;
+    size_t n_started; /* items handed out, all ranks */
+    size_t n_items;
+    size_t n_done, n_correct; /* this rank's finished items */
+    double seconds;
+};
+
+struct evaluate_options {
+    scheduler_run_function *run; /* scheduler_run */
+    struct scheduler_options scheduler;
+    struct sampling sampling; /* of generated answers; zeroed: greedy */
+    uint64_t seed;            /* few-shot choice and sampling streams */
+    size_t limit;             /* first items only; 0: all */
+    const char *split;        /* NULL: the task's */
+    const char *data_root;    /* folder of the data sets (dataset_root) */
+    int chat;                 /* 1 chat, 0 raw, -1 as the task says */
+    const char *system;       /* NULL: as the task or template says */
+    int64_t fewshot, max_new; /* -1: as the task says */
+    /* Called on every rank now and then (after a finished item); may be NULL. */
+    void (*progress)(void *context, const struct evaluate_progress *progress);
+    void *progress_context;
+};
+struct evaluate_options evaluate_defaults(void);
+
+/* One item's outcome: nothing here depends on timing or ranks. */
+struct item_record {
+    size_t index;
+    char *id, *prompt, *answer, *gold; /* answer: generated text, or the chosen choice */
+    bool correct, correct_normalised;
+    int32_t predicted, gold_index; /* choices; -1: none */
+    size_t n_choices;
+    double *logprobs;       /* [n_choices] sums over the continuation's tokens, or NULL */
+    bool *greedy;           /* [n_choices] continuation would come out of greedy decoding */
+    int64_t *choice_tokens; /* [n_choices] tokens in each continuation */
+    int64_t n_prompt_tokens, n_generated;
+    int32_t finish; /* enum finish of the generated answer; FINISH_SCORED otherwise */
+};
+
+struct task_result {
+    char *name, *dataset, *split, *scoring; /* scoring: "choice" or "generate" */
+    char *task_text;           /* what the task file and the options made of it, as INI text */
+    struct item_record *items; /* rank 0 only: [n_items] */
+    size_t n_items;
+    /* Metrics, the same on all ranks. NaN: does not apply. */
+    double accuracy, accuracy_error;
+    double accuracy_normalised, accuracy_normalised_error;
+    double auc, gold_probability;
+    /* Cost, summed over ranks; seconds is the longest rank's. */
+    size_t prompt_tokens, computed_tokens, generated_tokens;
+    double seconds, tokens_per_second;
+};
+
+/* Collective. `tokenizer` and `chat` (CHAT_NONE: raw) belong to the model. 0 on all ranks, or -1 on
+ * all with error_set. */
+int evaluate_task(const struct comm *comm, struct model *model, const struct tokenizer *tokenizer,
+                  const struct chat_format *chat, const struct task *task,
+                  const struct evaluate_options *options, struct task_result *result);
+void task_result_free(struct task_result *result);
+
+/* context and continuation to one token sequence; *n_scored is the continuation's part. */
+int evaluate_encode_pair(const struct tokenizer *tokenizer, const char *context,
+                         const char *continuation, int flags, struct tokens *out, size_t *n_scored);
+
+#endif

@@ -1,0 +1,657 @@
+/* Reading task files: INI text through inih into struct task, with errors that name line and key.
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <ini.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "eval/task.h"
+#include "mpi/error.h"
+#include "mpi/text.h"
+
+enum { TASK_MAX_BYTES = 1 << 18, MAX_NAMES = 512 };
+
+enum kind { KIND_TEXT, KIND_BOOL, KIND_SIZE, KIND_LIST, KIND_CHOICE };
+
+/* A key of the file: where its value goes. */
+struct key {
+    const char *name;
+    enum kind kind;
+    size_t offset;
+    const char *choices; /* "a|b|c", in the order of the enum */
+};
+
+#define AT(member) offsetof(struct task, member)
+static const struct key keys[] = {
+    {"name", KIND_TEXT, AT(name), NULL},
+    {"description", KIND_TEXT, AT(description), NULL},
+    {"dataset", KIND_TEXT, AT(dataset), NULL},
+    {"split", KIND_TEXT, AT(split), NULL},
+    {"prompt", KIND_TEXT, AT(prompt), NULL},
+    {"target", KIND_TEXT, AT(target), NULL},
+    {"system", KIND_TEXT, AT(system), NULL},
+    {"chat", KIND_BOOL, AT(chat), NULL},
+    {"score", KIND_CHOICE, AT(score), "choice|generate"},
+    {"choices", KIND_LIST, AT(choices), NULL},
+    {"choice_labels", KIND_LIST, AT(choice_labels), NULL},
+    {"choice", KIND_TEXT, AT(choice), NULL},
+    {"gold", KIND_TEXT, AT(gold), NULL},
+    {"gold_form", KIND_CHOICE, AT(gold_form), "index|label|text|number|hashes"},
+    {"normalise", KIND_CHOICE, AT(normalise), "none|chars|bytes|tokens"},
+    {"max_new", KIND_SIZE, AT(max_new), NULL},
+    {"stop", KIND_LIST, AT(stops), NULL},
+    {"grader", KIND_CHOICE, AT(grader), "none|last_number|label|letter|exact"},
+    {"fewshot", KIND_SIZE, AT(fewshot), NULL},
+    {"fewshot_split", KIND_TEXT, AT(fewshot_split), NULL},
+    {"fewshot_separator", KIND_TEXT, AT(fewshot_separator), NULL},
+    {"positive", KIND_TEXT, AT(positive), NULL},
+};
+#undef AT
+enum { N_KEYS = sizeof keys / sizeof *keys };
+
+struct reading {
+    const char *path, *text; /* text: what is left */
+    int line;
+    bool indented, failed;
+    int last; /* key of the line before, -1: none */
+    char *raw[N_KEYS];
+    int lines[N_KEYS];
+};
+
+/* ---- lines -------------------------------------------------------------------------------------
+ */
+
+static int fail_line(struct reading *r, int line, const char *what)
+{
+    r->failed = true;
+    return error_set("%s:%d: %s", r->path, line, what);
+}
+
+/* inih would cut a longer line in two. */
+static char *read_line(char *line, int size, void *stream)
+{
+    struct reading *r = stream;
+    const size_t n = strcspn(r->text, "\n"), whole = n + (r->text[n] == '\n');
+
+    if (r->failed || whole == 0)
+        return NULL;
+    r->line++;
+    if (whole >= (size_t)size) {
+        char what[128];
+        snprintf(what, sizeof what,
+                 "the line is longer than %d characters: go on with the value on a new line that "
+                 "starts with a space",
+                 size - 2);
+        fail_line(r, r->line, what);
+        return NULL;
+    }
+    memcpy(line, r->text, whole);
+    line[whole] = '\0';
+    r->indented = line[0] == ' ' || line[0] == '\t';
+    r->text += whole;
+    return line;
+}
+
+static int fail_key(struct reading *r, const char *name)
+{
+    const char *names[N_KEYS];
+    char what[256];
+
+    for (size_t i = 0; i < N_KEYS; i++)
+        names[i] = keys[i].name;
+    const char *near = text_nearest(name, names, N_KEYS);
+    snprintf(what, sizeof what, "unknown key '%.60s'%s%s%s", name, near ? ", did you mean '" : "",
+             near ? near : "", near ? "'?" : "");
+    return fail_line(r, r->line, what);
+}
+
+static int take_key(void *user, const char *section, const char *name, const char *value)
+{
+    struct reading *r = user;
+    int found = -1;
+
+    if (r->failed)
+        return 0;
+    if (strcmp(section, "task") != 0) {
+        fail_line(r, r->line,
+                  section[0] ? "the only section of a task file is [task]"
+                             : "keys stand under the section [task]");
+        return 0;
+    }
+    for (int i = 0; i < N_KEYS; i++)
+        if (strcmp(keys[i].name, name) == 0)
+            found = i;
+    if (found < 0) {
+        fail_key(r, name);
+        return 0;
+    }
+    bool goes_on = r->indented && found == r->last;
+    if (r->raw[found] && !goes_on) {
+        char what[128];
+        snprintf(what, sizeof what, "'%s' is set twice (first on line %d)", name, r->lines[found]);
+        fail_line(r, r->line, what);
+        return 0;
+    }
+    char *joined = NULL;
+    if (asprintf(&joined, "%s%s%s", goes_on ? r->raw[found] : "", goes_on ? "\n" : "",
+                 value ? value : "") < 0) {
+        fail_line(r, r->line, "out of memory");
+        return 0;
+    }
+    free(r->raw[found]);
+    r->raw[found] = joined;
+    if (!goes_on)
+        r->lines[found] = r->line;
+    r->last = found;
+    return 1;
+}
+
+/* ---- values ------------------------------------------------------------------------------------
+ */
+
+/* Reads one piece from *p: quoted to the closing quote, else up to `end` ('\n' or '|', or NUL)
+ * with blanks trimmed. Appends to out (which has room); undoes escapes. -1: an open quote. */
+static int read_piece(const char **p, const char *ends, char *out, bool *quoted)
+{
+    size_t n = 0, kept = 0; /* kept: up to the last byte that trimming leaves */
+    const char *s = *p + strspn(*p, " \t");
+
+    *quoted = *s == '"';
+    if (*quoted)
+        s++;
+    for (; *s; s++) {
+        if (*quoted ? *s == '"' : strchr(ends, *s) != NULL)
+            break;
+        if (*s == '\\' && s[1] && strchr("nt\"\\;|", s[1])) {
+            s++;
+            out[n++] = *s == 'n' ? '\n' : *s == 't' ? '\t' : *s;
+            kept = n;
+        } else {
+            out[n++] = *s;
+            if (*quoted || !isspace((unsigned char)*s))
+                kept = n;
+        }
+    }
+    if (*quoted) {
+        if (*s != '"')
+            return -1;
+        s++;
+        s += strspn(s, " \t");
+        if (*s && !strchr(ends, *s))
+            return -1;
+    }
+    out[kept] = '\0';
+    *p = s;
+    return 0;
+}
+
+static const char open_quote[] = "a quoted text must end with a quote, with nothing after it "
+                                 "(write \\\" for a quote inside; a ; "
+                                 "after a blank starts a comment: write \\;)";
+
+/* The value as text: pieces line by line. Malloc'ed. */
+static char *parse_text(struct reading *r, int key)
+{
+    const char *p = r->raw[key];
+    char *text = calloc(1, 2 * strlen(p) + 2);
+    bool quoted = true, first = true;
+
+    if (!text) {
+        fail_line(r, r->lines[key], "out of memory");
+        return NULL;
+    }
+    size_t n = 0;
+    for (;;) {
+        bool was_quoted = quoted;
+        char *start = text + n;
+        if (!first && !was_quoted && p[strspn(p, " \t")] != '"')
+            *start++ = ' ';
+        if (read_piece(&p, "\n", start, &quoted)) {
+            fail_line(r, r->lines[key], open_quote);
+            free(text);
+            return NULL;
+        }
+        n = (size_t)(start - text) + strlen(start);
+        first = false;
+        if (*p != '\n')
+            return text;
+        p++;
+    }
+}
+
+static int parse_list(struct reading *r, int key, struct task_list *list, bool always_items)
+{
+    const char *p = r->raw[key];
+    char *item = calloc(1, strlen(p) + 1);
+    bool quoted = false;
+
+    if (!item)
+        return fail_line(r, r->lines[key], "out of memory");
+    for (;;) {
+        if (list->n_items == TASK_MAX_LIST) {
+            free(item);
+            return fail_line(r, r->lines[key], "a list has at most 32 items");
+        }
+        if (read_piece(&p, "|\n", item, &quoted)) {
+            free(item);
+            return fail_line(r, r->lines[key], open_quote);
+        }
+        if (*item || quoted) {
+            list->items[list->n_items] = strdup(item);
+            if (!list->items[list->n_items++])
+                return free(item), fail_line(r, r->lines[key], "out of memory");
+        }
+        if (!*p)
+            break;
+        p++;
+    }
+    free(item);
+    for (size_t i = 0; i < list->n_items; i++)
+        if (!*list->items[i])
+            return fail_line(r, r->lines[key], "a list's item is empty");
+    if (list->n_items == 1 && !quoted && !always_items) {
+        list->field = list->items[0];
+        list->items[0] = NULL;
+        list->n_items = 0;
+    }
+    return 0;
+}
+
+static int parse_choice(struct reading *r, int key, const char *value, int *out)
+{
+    const char *p = keys[key].choices;
+    char what[256];
+
+    for (int i = 0;; i++) {
+        size_t n = strcspn(p, "|");
+        if (strlen(value) == n && strncmp(value, p, n) == 0) {
+            *out = i;
+            return 0;
+        }
+        if (!p[n])
+            break;
+        p += n + 1;
+    }
+    snprintf(what, sizeof what, "%s is '%.60s', but must be one of %s", keys[key].name, value,
+             keys[key].choices);
+    return fail_line(r, r->lines[key], what);
+}
+
+static int parse_bool(struct reading *r, int key, const char *value, bool *out)
+{
+    static const char *const words[] = {"no", "yes", "false", "true", "0", "1", "off", "on"};
+
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strcmp(value, words[i]) == 0) {
+            *out = i % 2;
+            return 0;
+        }
+    return fail_line(r, r->lines[key], "expected yes or no");
+}
+
+static int parse_size(struct reading *r, int key, const char *value, size_t *out)
+{
+    char *end;
+    errno = 0;
+    long long number = strtoll(value, &end, 10);
+
+    if (end == value || *end || errno || number < 0 || number > 1000000)
+        return fail_line(r, r->lines[key], "expected a whole number from 0 to 1000000");
+    *out = (size_t)number;
+    return 0;
+}
+
+static int store(struct reading *r, int key, struct task *task)
+{
+    void *place = (char *)task + keys[key].offset;
+
+    if (keys[key].kind == KIND_LIST)
+        return parse_list(r, key, place, strcmp(keys[key].name, "stop") == 0);
+    char *text = parse_text(r, key);
+    if (!text)
+        return -1;
+    int status = 0, choice = 0;
+    switch (keys[key].kind) {
+    case KIND_TEXT:
+        free(*(char **)place);
+        *(char **)place = text;
+        return 0;
+    case KIND_BOOL:
+        status = parse_bool(r, key, text, place);
+        break;
+    case KIND_SIZE:
+        status = parse_size(r, key, text, place);
+        break;
+    default:
+        status = parse_choice(r, key, text, &choice);
+        memcpy(place, &choice, sizeof(int)); /* every enum here is an int */
+        break;
+    }
+    free(text);
+    return status;
+}
+
+/* ---- the whole ---------------------------------------------------------------------------------
+ */
+
+static int set_default(char **text, const char *value)
+{
+    if (!*text)
+        *text = strdup(value);
+    return *text ? 0 : error_set("out of memory");
+}
+
+static bool has_choices(const struct task *task)
+{
+    return task->choices.field || task->choices.n_items;
+}
+
+static const char *what_is_wrong(const struct task *task)
+{
+    bool counts = task->gold_form == GOLD_NUMBER || task->gold_form == GOLD_HASHES;
+
+    if (!task->dataset || !*task->dataset)
+        return "the key 'dataset' is missing";
+    if (!task->prompt || !*task->prompt)
+        return "the key 'prompt' is missing";
+    if (!task->gold || !*task->gold)
+        return "the key 'gold' is missing (the field that holds the right answer)";
+    if (!*task->name || strchr(task->name, '/') || strcmp(task->name, ".") == 0)
+        return "the task's name may not be empty, \".\" or hold a /";
+    if (task->choices.n_items == 1)
+        return "'choices' needs two or more";
+    if (task->score == TASK_CHOICE && !has_choices(task))
+        return "score = choice needs the key 'choices'";
+    if (task->score == TASK_CHOICE && counts)
+        return "score = choice needs gold_form index, label or text";
+    if (task->score == TASK_GENERATE && task->grader == GRADE_NONE)
+        return "score = generate needs the key 'grader' (last_number, label, letter or exact)";
+    if (task->score == TASK_GENERATE && task->max_new == 0)
+        return "score = generate needs max_new of 1 or more";
+    if ((task->grader == GRADE_LABEL || task->grader == GRADE_LETTER) && !has_choices(task))
+        return "the graders label and letter need the key 'choices'";
+    if ((task->grader == GRADE_LABEL || task->grader == GRADE_LETTER) && counts)
+        return "the graders label and letter need gold_form index, label or text";
+    if ((task->gold_form == GOLD_INDEX || task->gold_form == GOLD_LABEL) && !has_choices(task))
+        return "gold_form index and label need the key 'choices'";
+    if (task->grader == GRADE_LAST_NUMBER && !counts)
+        return "the grader last_number needs gold_form number or hashes";
+    if (task->choice_labels.n_items && task->choice_labels.n_items < task->choices.n_items)
+        return "there are fewer 'choice_labels' than 'choices'";
+    if (task->positive) {
+        if (task->choices.n_items != 2)
+            return "'positive' is for tasks with a fixed list of two choices";
+        if (strcmp(task->positive, task->choices.items[0]) != 0 &&
+            strcmp(task->positive, task->choices.items[1]) != 0)
+            return "'positive' is none of the choices";
+    }
+    return NULL;
+}
+
+int task_from_text(struct task *task, const char *text, const char *path)
+{
+    struct reading r = {.path = path, .text = text, .last = -1};
+    int status = -1;
+
+    memset(task, 0, sizeof *task);
+    task->gold_form = GOLD_TEXT;
+    task->max_new = 256;
+    task->path = strdup(path);
+    task->text = strdup(text);
+    if (!task->path || !task->text) {
+        error_set("%s: out of memory", path);
+        goto done;
+    }
+    const int bad_line = ini_parse_stream(read_line, &r, take_key, &r);
+    if (r.failed)
+        goto done;
+    if (bad_line) {
+        error_set("%s:%d: expected 'key = value', [task] or a comment", path, bad_line);
+        goto done;
+    }
+    for (int i = 0; i < N_KEYS; i++)
+        if (r.raw[i] && store(&r, i, task))
+            goto done;
+
+    const char *slash = strrchr(path, '/');
+    char *stem = strdup(slash ? slash + 1 : path);
+    if (stem && strlen(stem) > 4 && strcmp(stem + strlen(stem) - 4, ".ini") == 0)
+        stem[strlen(stem) - 4] = '\0';
+    int rc = set_default(&task->name, stem ? stem : "task");
+    free(stem);
+    if (rc || set_default(&task->split, "test") || set_default(&task->choice, "{choice}") ||
+        set_default(&task->fewshot_split, "train") || set_default(&task->fewshot_separator, "\n\n"))
+        goto done;
+    const char *wrong = what_is_wrong(task);
+    if (wrong) {
+        error_set("%s: %s", path, wrong);
+        goto done;
+    }
+    status = 0;
+done:
+    for (int i = 0; i < N_KEYS; i++)
+        free(r.raw[i]);
+    if (status)
+        task_free(task);
+    return status;
+}
+
+static void list_free(struct task_list *list)
+{
+    free(list->field);
+    for (size_t i = 0; i < list->n_items; i++)
+        free(list->items[i]);
+}
+
+void task_free(struct task *task)
+{
+    if (!task)
+        return;
+    free(task->path);
+    free(task->text);
+    free(task->name);
+    free(task->description);
+    free(task->dataset);
+    free(task->split);
+    free(task->prompt);
+    free(task->target);
+    free(task->system);
+    free(task->choice);
+    free(task->gold);
+    free(task->fewshot_split);
+    free(task->fewshot_separator);
+    free(task->positive);
+    list_free(&task->choices);
+    list_free(&task->choice_labels);
+    list_free(&task->stops);
+    memset(task, 0, sizeof *task);
+}
+
+static char *read_file(const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    struct stat info;
+    char *text = NULL;
+
+    if (!file) {
+        error_set("%s: cannot read the task: %s", path, strerror(errno));
+        return NULL;
+    }
+    if (fstat(fileno(file), &info) != 0 || !S_ISREG(info.st_mode) ||
+        info.st_size > TASK_MAX_BYTES) {
+        error_set("%s: a task is a text file of at most %d KiB", path, TASK_MAX_BYTES >> 10);
+        goto done;
+    }
+    text = malloc((size_t)info.st_size + 1);
+    if (!text) {
+        error_set("%s: out of memory", path);
+        goto done;
+    }
+    size_t n = fread(text, 1, (size_t)info.st_size, file);
+    if (memchr(text, '\0', n)) {
+        error_set("%s: not a text file", path);
+        free(text);
+        text = NULL;
+        goto done;
+    }
+    text[n] = '\0';
+done:
+    fclose(file);
+    return text;
+}
+
+static int load_path(struct task *task, const char *path)
+{
+    char *text = read_file(path);
+    int status = text ? task_from_text(task, text, path) : -1;
+
+    free(text);
+    return status;
+}
+
+/* Calls visit(context, folder) for $T2_TASKS's folders, then `folders`, until it returns true. */
+static bool each_folder(const char *const *folders, bool (*visit)(void *, const char *),
+                        void *context)
+{
+    const char *p = getenv("T2_TASKS");
+    char folder[4096];
+
+    for (; p && *p; p += *p == ':') {
+        size_t n = strcspn(p, ":");
+        if (n && n < sizeof folder) {
+            memcpy(folder, p, n);
+            folder[n] = '\0';
+            if (visit(context, folder))
+                return true;
+        }
+        p += n;
+    }
+    for (; folders && *folders; folders++)
+        if (visit(context, *folders))
+            return true;
+    return false;
+}
+
+struct search {
+    const char *name;
+    char *path;
+};
+
+static bool visit_search(void *context, const char *folder)
+{
+    struct search *s = context;
+
+    free(s->path);
+    s->path = NULL;
+    if (asprintf(&s->path, "%s/%s.ini", folder, s->name) < 0)
+        s->path = NULL;
+    return s->path && access(s->path, F_OK) == 0;
+}
+
+struct names {
+    char *items[MAX_NAMES];
+    size_t n;
+};
+
+static bool visit_names(void *context, const char *folder)
+{
+    struct names *names = context;
+    DIR *dir = opendir(folder);
+    const struct dirent *entry;
+
+    while (dir && (entry = readdir(dir)) && names->n < MAX_NAMES) {
+        size_t n = strlen(entry->d_name);
+        if (n <= 4 || strcmp(entry->d_name + n - 4, ".ini") != 0 || entry->d_name[0] == '.')
+            continue;
+        char *name = strndup(entry->d_name, n - 4);
+        for (size_t i = 0; name && i < names->n; i++)
+            if (strcmp(names->items[i], name) == 0) {
+                free(name);
+                name = NULL;
+            }
+        if (name)
+            names->items[names->n++] = name;
+    }
+    if (dir)
+        closedir(dir);
+    return false;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void find_names(struct names *names, const char *const *folders)
+{
+    memset(names, 0, sizeof *names);
+    each_folder(folders, visit_names, names);
+    qsort(names->items, names->n, sizeof *names->items, compare_names);
+}
+
+static void names_free(struct names *names)
+{
+    for (size_t i = 0; i < names->n; i++)
+        free(names->items[i]);
+}
+
+char *task_names(const char *const *folders)
+{
+    struct names names;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+
+    if (!out)
+        return NULL;
+    find_names(&names, folders);
+    for (size_t i = 0; i < names.n; i++)
+        fprintf(out, "%s%s", i ? ", " : "", names.items[i]);
+    names_free(&names);
+    if (fclose(out)) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+static int fail_unknown(const char *name, const char *const *folders)
+{
+    struct names names;
+
+    find_names(&names, folders);
+    const char *near = text_nearest(name, (const char *const *)names.items, names.n);
+    char *all = task_names(folders);
+    if (names.n == 0)
+        error_set("task %s is not known: no task files were found; tell where they lie with "
+                  "T2_TASKS, or give the path of an .ini file",
+                  name);
+    else
+        error_set("task %s is not known%s%s%s (tasks: %s; or the path of an .ini file)", name,
+                  near ? ", did you mean " : "", near ? near : "", near ? "?" : "", all ? all : "");
+    free(all);
+    names_free(&names);
+    return -1;
+}
+
+int task_load(struct task *task, const char *name, const char *const *folders)
+{
+    size_t n = strlen(name);
+    struct search search = {.name = name};
+    int status;
+
+    memset(task, 0, sizeof *task);
+    if (n > 4 && strcmp(name + n - 4, ".ini") == 0)
+        return load_path(task, name);
+    if (n == 0 || strchr(name, '/') || !each_folder(folders, visit_search, &search))
+        status = fail_unknown(name, folders);
+    else
+        status = load_path(task, search.path);
+    free(search.path);
+    return status;
+}

@@ -1,0 +1,402 @@
+/* t2 eval: scores a model on tasks, over all ranks. */
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "eval/evaluate.h"
+#include "eval/results.h"
+#include "jobs/commands.h"
+#include "jobs/load.h"
+#include "mpi/error.h"
+#include "mpi/progress.h"
+#include "mpi/text.h"
+#include "solver/cpu.h"
+#include "solver/kernels.h"
+
+enum { MAX_TASKS = 64 };
+
+struct settings {
+    struct load_options load;
+    const char *tasks, *split, *out, *data;
+    int64_t limit, batch, chunk, seed, fewshot, max_new;
+    bool share_prefix, quiet;
+};
+
+struct run {
+    const struct comm *comm;
+    const struct settings *settings;
+    int chat; /* as evaluate_options.chat */
+    struct task tasks[MAX_TASKS];
+    struct task_result results[MAX_TASKS];
+    size_t n_tasks, n_results;
+    struct loaded loaded;
+    struct progress progress;
+    char *data_root, *command_line, *options;
+    char identity[65], cpu[256], started[32];
+    double start;
+};
+
+/* ---- tasks ------------------------------------------------------------------------------------
+ */
+
+/* PREFIX/share/t2/tasks for a binary at PREFIX/bin/t2. */
+static void installed_tasks(char *folder, size_t size)
+{
+    char path[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+
+    folder[0] = '\0';
+    for (int up = 0; n > 0 && up < 2; up++) {
+        path[n] = '\0';
+        char *slash = strrchr(path, '/');
+        n = slash ? slash - path : 0;
+    }
+    if (n > 0 && (size_t)n + sizeof "/share/t2/tasks" <= size)
+        snprintf(folder, size, "%.*s/share/t2/tasks", (int)n, path);
+}
+
+static int load_tasks(struct run *run)
+{
+    char installed[PATH_MAX], name[PATH_MAX];
+    const char *const folders[] = {installed, T2_SOURCE_DATA "/tasks", T2_INSTALL_DATA "/tasks",
+                                   NULL};
+
+    installed_tasks(installed, sizeof installed);
+    if (!run->settings->tasks || !*run->settings->tasks) {
+        char *names = task_names(folders);
+        error_set("--tasks is missing; tasks: %s, or the path of an .ini file",
+                  names ? names : "none found");
+        free(names);
+        return -1;
+    }
+    for (const char *p = run->settings->tasks; *p; p += *p == ',') {
+        size_t n = strcspn(p, ",");
+        if (n == 0)
+            continue;
+        if (n >= sizeof name)
+            return error_set("--tasks: a name of %zu characters is no task", n);
+        memcpy(name, p, n);
+        name[n] = '\0';
+        p += n;
+        if (run->n_tasks == MAX_TASKS)
+            return error_set("--tasks: at most %d tasks in one run", MAX_TASKS);
+        struct task *task = &run->tasks[run->n_tasks];
+        if (task_load(task, name, folders))
+            return -1;
+        run->n_tasks++;
+        for (size_t i = 0; i + 1 < run->n_tasks; i++)
+            if (strcmp(run->tasks[i].name, task->name) == 0)
+                return error_set("--tasks: %s is there twice", task->name);
+    }
+    return run->n_tasks ? 0 : error_set("--tasks names no task");
+}
+
+/* ---- what is recorded -------------------------------------------------------------------------
+ */
+
+/* The words as a shell takes them. */
+static char *join_words(int argc, char **argv)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "-_=+.,/:@%";
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+
+    if (!out)
+        return NULL;
+    fputs("t2", out);
+    for (int i = 0; i < argc; i++) {
+        const char *word = argv[i];
+        fputc(' ', out);
+        if (*word && word[strspn(word, plain)] == '\0') {
+            fputs(word, out);
+            continue;
+        }
+        fputc('\'', out);
+        for (; *word; word++) {
+            if (*word == '\'')
+                fputs("'\\''", out);
+            else
+                fputc(*word, out);
+        }
+        fputc('\'', out);
+    }
+    if (fclose(out)) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+/* Before hours of work: can the results be written there? */
+static int check_out(const char *path)
+{
+    struct stat info;
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+    int status = 0;
+
+    if (!folder)
+        return error_set("out of memory");
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+        status = error_set("--out %s: it is a folder", path);
+    else if (stat(folder, &info) != 0)
+        status = error_set("--out %s: the folder %s does not exist", path, folder);
+    else if (access(folder, W_OK) != 0)
+        status = error_set("--out %s: the folder %s may not be written to", path, folder);
+    free(folder);
+    return status;
+}
+
+static int write_results(struct run *run)
+{
+    const struct settings *s = run->settings;
+    const struct model_options *options = &run->loaded.model_options;
+
+    if (!run->identity[0] && checkpoint_identity(run->loaded.checkpoint, run->identity))
+        return -1;
+    struct run_info info = {
+        .version = T2_VERSION,
+        .command_line = run->command_line,
+        .options = run->options,
+        .model_path = checkpoint_path(run->loaded.checkpoint),
+        .architecture = checkpoint_config(run->loaded.checkpoint)->architecture,
+        .n_parameters = (int64_t)model_n_parameters(run->loaded.model),
+        .model_sha256 = run->identity,
+        .dtype = s->load.dtype,
+        .isa = isa_name(options->isa),
+        .kernel_order = kernels_find(options->element, options->isa)->order,
+        .cpu = run->cpu,
+        .chat_format = chat_family_name(run->loaded.chat.family),
+        .ranks = run->comm->size,
+        .threads = options->n_threads,
+        .seed = (uint64_t)s->seed,
+        .started = run->started,
+        .seconds = MPI_Wtime() - run->start,
+    };
+    return results_write(s->out, &info, run->results, run->n_results);
+}
+
+/* ---- showing ----------------------------------------------------------------------------------
+ */
+
+static void show_progress(void *context, const struct evaluate_progress *p)
+{
+    struct run *run = context;
+    /* Of the other ranks' work this one knows what the queue has handed out. */
+    size_t done = run->comm->size == 1 ? p->n_done : p->n_started;
+
+    run->progress.total = p->n_items;
+    progress_update(&run->progress, done, "score %.3f",
+                    (double)p->n_correct / (double)(p->n_done ? p->n_done : 1));
+}
+
+static int name_width(const struct run *run)
+{
+    size_t width = 4;
+
+    for (size_t i = 0; i < run->n_tasks; i++)
+        if (strlen(run->tasks[i].name) > width)
+            width = strlen(run->tasks[i].name);
+    return (int)width;
+}
+
+static void print_head(const struct run *run)
+{
+    if (run->comm->rank == 0 && !run->settings->quiet)
+        fprintf(stderr, "%-*s   score  stderr    items  tokens/s\n", name_width(run), "task");
+}
+
+/* Stdout: five columns and nothing else. */
+static void print_row(const struct run *run, const struct task_result *r)
+{
+    char computed[32], took[32];
+
+    if (run->comm->rank != 0)
+        return;
+    printf("%-*s  %.4f  %.4f  %7zu  %8.1f\n", name_width(run), r->name, r->accuracy,
+           r->accuracy_error, r->n_items, r->tokens_per_second);
+    fflush(stdout);
+    if (run->settings->quiet)
+        return;
+    fprintf(stderr, "  %s:", r->name);
+    if (!isnan(r->accuracy_normalised))
+        fprintf(stderr, " acc_norm %.4f (+- %.4f),", r->accuracy_normalised,
+                r->accuracy_normalised_error);
+    if (!isnan(r->auc))
+        fprintf(stderr, " AUC %.4f,", r->auc);
+    if (!isnan(r->gold_probability))
+        fprintf(stderr, " p(gold) %.4f,", r->gold_probability);
+    fprintf(stderr, " %s of %zu + %zu tokens computed in %s\n",
+            text_count(computed, sizeof computed, (double)r->computed_tokens), r->prompt_tokens,
+            r->generated_tokens, text_duration(took, sizeof took, r->seconds));
+}
+
+/* ---- the run ----------------------------------------------------------------------------------
+ */
+
+static int run_task(struct run *run, const struct task *task)
+{
+    const struct settings *s = run->settings;
+    struct evaluate_options options = evaluate_defaults();
+    struct task_result *result = &run->results[run->n_results];
+
+    options.run = scheduler_run;
+    options.scheduler = scheduler_defaults();
+    options.scheduler.batch = (size_t)s->batch;
+    options.scheduler.chunk = (size_t)s->chunk;
+    options.scheduler.share_prefix = s->share_prefix;
+    options.seed = (uint64_t)s->seed;
+    options.limit = (size_t)s->limit;
+    options.split = s->split;
+    options.data_root = run->data_root;
+    options.chat = run->chat;
+    options.system = s->load.system;
+    options.fewshot = s->fewshot;
+    options.max_new = s->max_new;
+    options.progress = show_progress;
+    options.progress_context = run;
+    progress_begin(&run->progress, run->comm, task->name, 0, s->quiet);
+    int rc = evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer, &run->loaded.chat,
+                           task, &options, result);
+    progress_end(&run->progress);
+    if (rc)
+        return rc;
+    run->n_results++;
+    print_row(run, result);
+    /* Written after every task: a run that is killed keeps what it has. */
+    return comm_agree(run->comm, s->out && run->comm->rank == 0 ? write_results(run) : 0);
+}
+
+static int prepare(struct run *run)
+{
+    time_t now = time(NULL);
+    struct tm utc;
+
+    run->start = MPI_Wtime();
+    gmtime_r(&now, &utc);
+    strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    cpu_describe(run->cpu, sizeof run->cpu);
+    run->data_root = dataset_root(run->settings->data);
+    if (!run->data_root || load_tasks(run))
+        return -1;
+    if (run->settings->out && run->comm->rank == 0)
+        return check_out(run->settings->out);
+    return 0;
+}
+
+static int evaluate(struct run *run, const char *path, bool chat_asked)
+{
+    int rc = comm_agree(run->comm, prepare(run));
+
+    if (rc == 0)
+        rc = load_open(run->comm, path, &run->settings->load, chat_asked, &run->loaded);
+    if (rc)
+        return rc;
+    print_head(run);
+    for (size_t i = 0; rc == 0 && i < run->n_tasks; i++)
+        rc = run_task(run, &run->tasks[i]);
+    return rc;
+}
+
+static void run_free(struct run *run)
+{
+    for (size_t i = 0; i < run->n_tasks; i++)
+        task_free(&run->tasks[i]);
+    for (size_t i = 0; i < run->n_results; i++)
+        task_result_free(&run->results[i]);
+    load_free(&run->loaded);
+    free(run->data_root);
+    free(run->command_line);
+    free(run->options);
+    free(run);
+}
+
+static int command_run(const struct comm *comm, int argc, char **argv)
+{
+    struct settings s = {.load = load_defaults(),
+                         .batch = (int64_t)scheduler_defaults().batch,
+                         .chunk = (int64_t)scheduler_defaults().chunk,
+                         .share_prefix = true,
+                         .fewshot = -1};
+    struct option_spec table[] = {
+        {"tasks", 'T', OPTION_STRING, &s.tasks, "A,B",
+         .help = "names of tasks, or paths of .ini files"},
+        {"limit", 'l', OPTION_INT, &s.limit, "N", .min = 0, .max = 1e9,
+         .help = "the first N items of each task; 0: all"},
+        {"split", 0, OPTION_STRING, &s.split, "NAME",
+         .help = "train, valid or test (default: as the task says)"},
+        {"out", 'o', OPTION_STRING, &s.out, "FILE.h5",
+         .help = "scores, settings and a record of every item, in HDF5"},
+        {"data", 0, OPTION_STRING, &s.data, "DIR",
+         .help = "folder of the data sets (default: T2_DATA, else t2 in the user's data folder)"},
+        LOAD_OPTION_SPECS(s.load),
+        {"fewshot", 0, OPTION_INT, &s.fewshot, "N", .min = -1, .max = 1000,
+         .help = "examples before each question (default: -1, as the task says)"},
+        {"max-new", 'n', OPTION_INT, &s.max_new, "N", .min = 0, .max = 1e6,
+         .help = "new tokens of an answer at most (default: 0, as the task says)"},
+        {"seed", 's', OPTION_INT, &s.seed, "N", .min = 0, .max = 0x1p53,
+         .help = "chooses the few-shot examples"},
+        {"batch", 'b', OPTION_INT, &s.batch, "N", .min = 1, .max = 1 << 20,
+         .help = "requests under way at once on a rank; never changes a score"},
+        {"chunk", 0, OPTION_INT, &s.chunk, "N", .min = 1, .max = 1 << 20,
+         .help = "tokens in one pass through the model; never changes a score"},
+        {"share-prefix", 0, OPTION_FLAG, &s.share_prefix,
+         .help = "compute what prompts begin with in common once; never changes a score"},
+        {"quiet", 'q', OPTION_FLAG, &s.quiet, .help = "the rows alone, nothing on stderr"},
+        {0}};
+    const char *path = NULL;
+    size_t n_args;
+    bool done;
+    int code = COMMAND_OK;
+    struct run *run = NULL;
+
+    if (options_parse(&command_eval, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
+        (!done && load_check_options(&s.load, table) != 0))
+        code = command_fail(&command_eval, comm, COMMAND_USAGE);
+    if (done || code != COMMAND_OK)
+        goto finish;
+
+    bool chat_given = option_find(table, "chat")->source && s.load.chat;
+    run = calloc(1, sizeof *run);
+    if (run) {
+        run->comm = comm;
+        run->settings = &s;
+        run->chat = s.load.raw || !s.load.chat ? 0 : chat_given ? 1 : -1;
+        run->command_line = join_words(argc, argv);
+        run->options = options_record(&command_eval, table);
+    }
+    int rc = run && run->command_line && run->options ? 0 : error_set("out of memory");
+    rc = comm_agree(comm, rc);
+    if (rc == 0)
+        rc = evaluate(run, path, chat_given);
+    if (rc != 0)
+        code = command_fail(&command_eval, comm, COMMAND_FAILED);
+finish:
+    if (run)
+        run_free(run);
+    options_free(table);
+    return code;
+}
+
+const struct command command_eval = {
+    .name = "eval",
+    .summary = "Scores a model on tasks.",
+    .arguments = "MODEL",
+    .details =
+        "MODEL is a Hugging Face folder or a GGUF file. Stdout has one row a task: name, score "
+        "(a fraction), standard error, items, tokens/s (prompt and new tokens, as if nothing were "
+        "shared); the rest goes to stderr. Tasks are INI files, looked for in T2_TASKS and beside "
+        "the program; their data sets lie in T2_DATA (see 't2 data list'). An item's record is the "
+        "same for any batch, chunk, thread and rank count.\n\n"
+        "examples\n"
+        "  t2 eval MODEL --tasks arc_easy,sst2 --limit 200\n"
+        "  mpirun -n 4 t2 eval MODEL --tasks gsm8k --out gsm8k.h5 && t2 inspect gsm8k.h5",
+    .run = command_run,
+};

@@ -1,0 +1,71 @@
+/* t2 inspect: what a model or result file holds, for people. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "eval/results.h"
+#include "jobs/commands.h"
+#include "model/checkpoint.h"
+#include "model/describe.h"
+#include "mpi/error.h"
+
+static int inspect_model(const char *path, bool verbose)
+{
+    struct checkpoint *ck = checkpoint_open(path);
+    const int rc = ck ? checkpoint_describe(ck, stdout, verbose) : -1;
+
+    checkpoint_free(ck);
+    return rc;
+}
+
+static int inspect(const char *path, bool verbose)
+{
+    struct stat info;
+    char magic[8] = "";
+
+    if (stat(path, &info) != 0)
+        return error_set("%s: %s", path, strerror(errno));
+    if (S_ISDIR(info.st_mode))
+        return inspect_model(path, verbose);
+    FILE *file = fopen(path, "rb");
+    if (!file)
+        return error_set("%s: %s", path, strerror(errno));
+    const size_t n = fread(magic, 1, sizeof magic, file);
+    fclose(file);
+    if (n >= 4 && memcmp(magic, "GGUF", 4) == 0)
+        return inspect_model(path, verbose);
+    if (results_is_hdf5(path))
+        return results_describe(path, stdout);
+    return error_set("%s: neither a model (a Hugging Face folder or a GGUF file) nor a results "
+                     "file (HDF5)%s",
+                     path,
+                     strstr(path, ".safetensors") ? "; give the folder that the file is in" : "");
+}
+
+static int command_run(const struct comm *comm, int argc, char **argv)
+{
+    bool verbose = false, done;
+    struct option_spec table[] = {
+        {"verbose", 'v', OPTION_FLAG, &verbose, .help = "every tensor and every key"}, {0}};
+    const char *path;
+    size_t n_args;
+    int code = COMMAND_OK;
+
+    if (options_parse(&command_inspect, table, comm, argc, argv, &path, 1, &n_args, &done) != 0)
+        code = command_fail(&command_inspect, comm, COMMAND_USAGE);
+    else if (!done && comm_agree(comm, comm->rank == 0 ? inspect(path, verbose) : 0) != 0)
+        code = command_fail(&command_inspect, comm, COMMAND_FAILED);
+    options_free(table);
+    return code;
+}
+
+const struct command command_inspect = {
+    .name = "inspect",
+    .summary = "Shows what a model or a results file holds.",
+    .arguments = "FILE|DIR",
+    .details = "examples\n"
+               "  t2 inspect SmolLM2-135M-Instruct.Q4_1.gguf\n"
+               "  t2 inspect results.h5",
+    .run = command_run,
+};

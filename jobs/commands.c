@@ -1,0 +1,11 @@
+#include "jobs/commands.h"
+
+/* In the order in which `t2 --help` shows them. A new command is a cmd_NAME.c, its declaration in
+ * commands.h and a line here. */
+const struct command *const commands[] = {
+    &command_generate,
+    &command_eval,
+    &command_inspect,
+    &command_data,
+    NULL,
+};

@@ -1,0 +1,11 @@
+#ifndef T2_JOBS_COMMANDS_H
+#define T2_JOBS_COMMANDS_H
+/* The commands, each defined in its cmd_NAME.c and listed in commands.c. */
+#include "jobs/options.h"
+
+extern const struct command command_generate;
+extern const struct command command_eval;
+extern const struct command command_inspect;
+extern const struct command command_data;
+
+#endif

@@ -1,0 +1,181 @@
+#include "jobs/load.h"
+
+#include <limits.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "mpi/error.h"
+#include "mpi/threads.h"
+
+int load_check_options(const struct load_options *options, struct option_spec *table)
+{
+    const bool raw = options->raw || !options->chat;
+
+    if (options->raw && options->chat && option_find(table, "chat")->source)
+        return error_set("--chat and --raw exclude each other");
+    if (raw && options->chat_format)
+        return error_set("--chat-format has no meaning with --raw");
+    if (raw && options->system)
+        return error_set("--system needs the chat format: leave --raw out");
+    return 0;
+}
+
+/* The instruction set of the run, the same on all ranks. */
+static int choose_isa(const struct comm *comm, const char *asked, enum isa *isa)
+{
+    char cpu[256], host[HOST_NAME_MAX + 1] = "";
+    int mine = (int)cpu_best_isa(), lowest = mine, rc = 0;
+
+    if (comm->size > 1)
+        MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, comm->handle);
+    if (strcmp(asked, "auto") == 0) {
+        *isa = (enum isa)lowest;
+        return 0;
+    }
+    rc = isa_parse(asked, isa);
+    if (rc == 0 && (int)*isa > mine) {
+        cpu_describe(cpu, sizeof cpu);
+        gethostname(host, sizeof host - 1);
+        rc = error_set("--isa %s: %s has only %s (%s); choose that or auto", asked, host,
+                       isa_name((enum isa)mine), cpu);
+    }
+    return comm_agree(comm, rc);
+}
+
+/* A number that differs where the models' tensors differ in name, type, shape or place (FNV-1a). */
+static uint64_t fingerprint(const struct checkpoint *ck)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < checkpoint_n_tensors(ck); i++) {
+        const struct tensor *t = checkpoint_tensor(ck, i);
+        for (const char *c = t->name; *c; c++)
+            hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
+        hash = (hash ^ (uint64_t)t->type) * 0x100000001b3u;
+        for (size_t d = 0; d < t->n_dims; d++)
+            hash = (hash ^ (uint64_t)t->shape[d]) * 0x100000001b3u;
+        hash = (hash ^ (uint64_t)t->n_bytes) * 0x100000001b3u;
+    }
+    return hash;
+}
+
+static int compare_ranks(const struct comm *comm, const struct checkpoint *ck, const char *path)
+{
+    if (comm->size == 1)
+        return 0;
+    const uint64_t mine = fingerprint(ck);
+    uint64_t pair[2] = {mine, ~mine}; /* maximum, and minimum as the complement's maximum */
+    MPI_Allreduce(MPI_IN_PLACE, pair, 2, MPI_UINT64_T, MPI_MAX, comm->handle);
+    if (pair[0] != ~pair[1])
+        return error_set("%s: the model is not the same on all ranks; put one copy where every "
+                         "node reads it",
+                         path);
+    return 0;
+}
+
+static char *special_text(const struct tokenizer *tokenizer, int32_t id)
+{
+    size_t n;
+
+    return id < 0 ? strdup("") : tokenizer_decode(tokenizer, &id, 1, false, &n);
+}
+
+static int recognise_chat(const struct load_options *options, bool chat_asked, const char *path,
+                          struct loaded *l)
+{
+    const char *template_text = checkpoint_chat_template(l->checkpoint);
+    const struct model_config *config = checkpoint_config(l->checkpoint);
+    int32_t bos_id = tokenizer_bos(l->tokenizer), eos_id = tokenizer_eos(l->tokenizer);
+    char *bos = NULL, *eos = NULL;
+    int rc = -1;
+
+    if (options->raw || !options->chat || (!template_text && !options->chat_format)) {
+        if (chat_asked && options->chat && !options->raw)
+            return error_set("%s: the model has no chat template; name a family with "
+                             "--chat-format, or use --raw",
+                             path);
+        return 0;
+    }
+    if (bos_id < 0)
+        bos_id = config->bos_id;
+    if (eos_id < 0 && config->n_eos > 0)
+        eos_id = config->eos_ids[0];
+    bos = special_text(l->tokenizer, bos_id);
+    eos = bos ? special_text(l->tokenizer, eos_id) : NULL;
+    if (bos && eos)
+        rc = chat_recognise(&l->chat, template_text, options->chat_format, bos, eos);
+    if (rc != 0)
+        error_prefix("%s", path);
+    free(bos);
+    free(eos);
+    return rc;
+}
+
+static int open_local(const char *path, const struct load_options *options, bool chat_asked,
+                      struct loaded *l)
+{
+    const struct gguf *gguf = checkpoint_gguf(l->checkpoint);
+
+    l->tokenizer = gguf ? tokenizer_load_gguf(gguf) : tokenizer_load_hf(path);
+    if (!l->tokenizer || recognise_chat(options, chat_asked, path, l) != 0)
+        return -1;
+    l->model = model_load(l->checkpoint, &l->model_options);
+    return l->model ? 0 : -1;
+}
+
+int load_open(const struct comm *comm, const char *path, const struct load_options *options,
+              bool chat_asked, struct loaded *loaded)
+{
+    const double start = MPI_Wtime();
+    int rc;
+
+    memset(loaded, 0, sizeof *loaded);
+    loaded->model_options.element = strcmp(options->dtype, "f32") == 0 ? ELEMENT_F32 : ELEMENT_BF16;
+    loaded->model_options.n_threads =
+        options->threads > 0 ? (int)options->threads : threads_default(comm);
+    omp_set_num_threads(loaded->model_options.n_threads);
+    rc = choose_isa(comm, options->isa, &loaded->model_options.isa);
+    if (rc != 0)
+        return rc;
+    loaded->checkpoint = checkpoint_open(path);
+    rc = comm_agree(comm, loaded->checkpoint ? 0 : -1);
+    if (rc == 0)
+        rc = compare_ranks(comm, loaded->checkpoint, path);
+    if (rc == 0)
+        rc = comm_agree(comm, open_local(path, options, chat_asked, loaded));
+    if (rc != 0)
+        load_free(loaded);
+    loaded->seconds = MPI_Wtime() - start;
+    return rc;
+}
+
+void load_free(struct loaded *loaded)
+{
+    model_free(loaded->model);
+    tokenizer_free(loaded->tokenizer);
+    chat_free(&loaded->chat);
+    checkpoint_free(loaded->checkpoint);
+    memset(loaded, 0, sizeof *loaded);
+}
+
+int load_encode(const struct loaded *loaded, const char *system, const char *prompt,
+                struct tokens *out)
+{
+    struct chat_message messages[2];
+    size_t n = 0;
+
+    if (loaded->chat.family == CHAT_NONE)
+        return tokenizer_encode(loaded->tokenizer, prompt, strlen(prompt),
+                                TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS, out);
+    if (system)
+        messages[n++] = (struct chat_message){"system", system};
+    messages[n++] = (struct chat_message){"user", prompt};
+    char *text = chat_render(&loaded->chat, messages, n);
+    if (!text)
+        return -1;
+    const int rc = tokenizer_encode(loaded->tokenizer, text, strlen(text), TOKENIZER_SPECIAL, out);
+    free(text);
+    return rc;
+}

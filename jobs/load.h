@@ -1,0 +1,70 @@
+#ifndef T2_JOBS_LOAD_H
+#define T2_JOBS_LOAD_H
+/* A model ready to run, from the options that generate and eval share: checkpoint, tokenizer, chat
+ * format and packed weights, on every rank or on none. */
+#include "jobs/options.h"
+#include "model/chat.h"
+#include "model/checkpoint.h"
+#include "model/model.h"
+#include "model/tokenizer.h"
+
+struct load_options {
+    const char *dtype; /* "bf16", "f32" */
+    const char *isa;   /* "auto" or a name of solver/cpu.h */
+    int64_t threads;   /* 0: threads_default() */
+    bool raw, chat;    /* --raw, --chat */
+    const char *chat_format;
+    const char *system;
+};
+
+static inline struct load_options load_defaults(void)
+{
+    return (struct load_options){.dtype = "bf16", .isa = "auto", .chat = true};
+}
+
+/* clang-format off */
+/* The rows of the option table for a struct load_options o. */
+#define LOAD_OPTION_SPECS(o)                                                                       \
+    {"dtype", 0, OPTION_CHOICE, &(o).dtype, .choices = "f32|bf16",                                 \
+     .help = "numbers of weights and product inputs; f32 is the exact mode"},                      \
+    {"isa", 0, OPTION_CHOICE, &(o).isa, .choices = "auto|plain|avx2|avx512|avx512bf16|amx",        \
+     .help = "instruction set, the same on all ranks; auto takes the best that all have"},         \
+    {"threads", 't', OPTION_INT, &(o).threads, "N", .min = 0, .max = 4096,                         \
+     .help = "threads of a rank (default: this node's processors shared among its ranks)"},        \
+    {"chat", 0, OPTION_FLAG, &(o).chat,                                                            \
+     .help = "wrap prompts in the model's chat format (default: where the model has one)"},        \
+    {"raw", 0, OPTION_FLAG, &(o).raw, .help = "prompts as they are, the same as --no-chat"},       \
+    {"chat-format", 0, OPTION_CHOICE, &(o).chat_format,                                            \
+     .choices = "chatml|llama2|llama3|mistral|zephyr|gemma|plain",                                 \
+     .help = "the chat format's family, in place of recognising the model's template"},            \
+    {"system", 0, OPTION_STRING, &(o).system, "TEXT",                                              \
+     .help = "system message (default: the template's own)"}
+/* clang-format on */
+
+struct loaded {
+    struct checkpoint *checkpoint; /* its pages have been given back */
+    struct tokenizer *tokenizer;
+    struct chat_format chat; /* CHAT_NONE: raw */
+    struct model *model;
+    struct model_options model_options;
+    double seconds;
+};
+
+/* After options_parse: refuses options that contradict one another. A plain function, the same on
+ * every rank. */
+int load_check_options(const struct load_options *options, struct option_spec *table);
+
+/* Loads `path` (a folder or GGUF file) on every rank. chat_asked: --chat was given, so a model
+ * without a template is an error. All ranks run one instruction set: the one asked for, or the best
+ * that all have; and their files must describe the same tensors. Collective. 0, or -1 on all with
+ * error_set and nothing to free. */
+int load_open(const struct comm *comm, const char *path, const struct load_options *options,
+              bool chat_asked, struct loaded *loaded);
+void load_free(struct loaded *loaded);
+
+/* The prompt's tokens: in the chat format (as the user's message after `system`, which may be
+ * NULL), or raw with the BOS that the tokenizer adds. Appends to *out. */
+int load_encode(const struct loaded *loaded, const char *system, const char *prompt,
+                struct tokens *out);
+
+#endif

@@ -1,0 +1,138 @@
+#ifndef T2_SOLVER_ENGINE_H
+#define T2_SOLVER_ENGINE_H
+/* The matrix engine: the table of operations that a decoder's forward pass is written in, so that a
+ * second device is a second table and not a second model.
+ *
+ * Every operation treats rows (tokens) alone and blocks sums by absolute index: a row's result has
+ * the same bits whatever rows are beside it, however prompts are cut, and on any number of threads.
+ * On the CPU, operations are called from one thread and use n_threads of OpenMP inside.
+ *
+ * "elements" below are the engine's element type (f32 or bf16); the residual stream, sums and
+ * everything that is not a product's input are f32. Buffers that feed products have rows of
+ * k_padded elements whose tail is zero. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "solver/engine_product.h"
+#include "solver/kernels.h"
+#include "solver/kv_cache.h"
+#include "solver/team.h"
+#include "solver/vecmath.h"
+
+struct engine;
+
+/* A run of consecutive rows of a batch that are consecutive tokens of one sequence. */
+struct batch_run {
+    size_t first_row, n_rows;
+    size_t first_position;
+    const int32_t *pages; /* the sequence's pages, by position / KV_PAGE */
+};
+
+/* The first n_positions of page `from` are copied to page `to` (a shared prefix that ends inside a
+ * page), in every layer after this batch's rows are stored, in order: so the source may be
+ * filled by this very batch, and `to` by an earlier copy. */
+struct batch_copy {
+    int32_t from, to;
+    size_t n_positions; /* 1 .. KV_PAGE - 1 */
+};
+
+/* The tokens of one forward pass. */
+struct batch {
+    size_t n_rows;
+    const int32_t *ids;      /* [n_rows] */
+    const int32_t *row_runs; /* [n_rows]: index of the row's run */
+    const struct batch_run *runs;
+    size_t n_runs;
+    const struct batch_copy *copies;
+    size_t n_copies;
+};
+
+/* What attention needs to know of a layer. */
+struct attention_layer {
+    size_t layer;
+    size_t n_heads, n_kv_heads, head_dim;
+    size_t q_offset, k_offset, v_offset; /* columns in a qkv row */
+    size_t window;                       /* 0: none */
+    float scale;                         /* on the scores */
+    const float *q_norm, *k_norm;        /* [head_dim] or NULL */
+    float norm_eps;
+    const float *rope_cos, *rope_sin; /* [positions, head_dim / 2] */
+};
+
+/* Per row: what a language model's head says. */
+struct head_result {
+    int32_t argmax; /* lowest id among equals */
+    float max;      /* its logit */
+    float log_sum;  /* log of the sum of exp(logit) */
+    float target;   /* the target's logit (0 when there is no target) */
+};
+
+struct engine_ops {
+    const char *device; /* "cpu" */
+
+    /* y f32 [n, ldy] = rows ids[] of the packed embedding m [vocab, width]. */
+    void (*embed)(const struct engine *e, float *y, size_t ldy, const struct matrix *m,
+                  const int32_t *ids, size_t n);
+
+    /* x elements [n_rows, ldx] = RMSNorm of h f32 [n_rows, ldh] over `width`, times weight [width].
+     * rows: indices into h, or NULL for 0 .. n_rows - 1. Columns width .. ldx become 0. */
+    void (*norm)(const struct engine *e, void *x, size_t ldx, const float *h, size_t ldh,
+                 const int32_t *rows, size_t n_rows, const float *weight, size_t width, float eps);
+
+    /* y f32 [n_rows, ldy >= n padded to 16] (+)= x [n_rows, ldx] m^T + bias [n padded to 16] or
+     * NULL. */
+    void (*product)(const struct engine *e, float *y, size_t ldy, const void *x, size_t ldx,
+                    size_t n_rows, const struct matrix *m, const float *bias, bool accumulate);
+
+    /* Takes a batch's qkv f32 [n_rows, ldqkv]: normalises (optional) and rotates queries and keys,
+     * stores keys and values in the cache, carries out the batch's page copies, and leaves the
+     * queries in q, elements [n_kv_heads, n_rows, n_heads / n_kv_heads, key_k]. */
+    void (*store)(const struct engine *e, const struct attention_layer *a, struct kv_cache *cache,
+                  const struct batch *batch, const float *qkv, size_t ldqkv, void *q);
+
+    /* out elements [n_rows, ldo]: each head's softmax(scale q k^T) v, heads side by side, columns
+     * after n_heads * head_dim zero. Online softmax over pages, first to last. -1 when out of
+     * memory. */
+    int (*attention)(const struct engine *e, const struct attention_layer *a,
+                     const struct kv_cache *cache, const struct batch *batch, const void *q,
+                     void *out, size_t ldo);
+
+    /* x elements [n_rows, ldx] = silu(gate) * up, from gate_up f32 [n_rows, ldg] with gate in
+     * columns 0 .. width and up from up_offset on. Columns width .. ldx become 0. */
+    void (*swiglu)(const struct engine *e, void *x, size_t ldx, const float *gate_up, size_t ldg,
+                   size_t up_offset, size_t n_rows, size_t width);
+
+    /* The head m [vocab, width] on x [n_rows, ldx]: results [n_rows]; targets [n_rows] ids or -1,
+     * or NULL; logits f32 [n_rows, ldl >= vocab padded to 16], or NULL when only results are
+     * wanted. -1 when out of memory. */
+    int (*head)(const struct engine *e, struct head_result *results, float *logits, size_t ldl,
+                const void *x, size_t ldx, size_t n_rows, const struct matrix *m,
+                const int32_t *targets);
+};
+
+struct engine {
+    const struct engine_ops *ops;
+    enum element element;
+    enum isa isa;
+    struct team *team; /* owned; NULL: one thread */
+    const struct kernels *kernels;
+    const struct vecmath *math;
+};
+
+/* The CPU engine. isa must be available (cpu_best_isa). -1 with error_set when threads cannot be
+ * started. */
+int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads);
+void engine_free(struct engine *e);
+
+enum { ENGINE_MAX_HEAD_DIM = 256 };
+
+/* The CPU table's attention half (attention_cpu.c). */
+void attention_cpu_store(const struct engine *e, const struct attention_layer *a,
+                         struct kv_cache *cache, const struct batch *batch, const float *qkv,
+                         size_t ldqkv, void *q);
+int attention_cpu_run(const struct engine *e, const struct attention_layer *a,
+                      const struct kv_cache *cache, const struct batch *batch, const void *q,
+                      void *out, size_t ldo);
+
+#endif

@@ -1,0 +1,285 @@
+#include "solver/engine.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpi/error.h"
+
+enum {
+    /* Elements that are worth waking a thread for in operations of a few steps an element. */
+    GRAIN = 1 << 13,
+    /* Elements converted at a time, so that the f32 values stay in the first-level cache. */
+    PART = 512,
+    /* The head works through its columns in chunks of a fixed size, so that sums over the
+     * vocabulary are cut in the same places on any number of threads, and through rows in blocks
+     * whose logits stay in cache. */
+    HEAD_CHUNK = 1024,
+    HEAD_ROWS = 128,
+};
+
+/* Rows of this width that make a part. */
+static size_t rows_of(size_t width)
+{
+    return 1 + GRAIN / (width + 1);
+}
+
+static void to_elements(const struct engine *e, void *x, size_t at, const float *values, size_t n)
+{
+    if (e->element == ELEMENT_F32)
+        memcpy((float *)x + at, values, n * sizeof(float));
+    else
+        e->math->to_bf16((uint16_t *)x + at, values, n);
+}
+
+static void clear_elements(const struct engine *e, void *x, size_t at, size_t n)
+{
+    const size_t size = element_size(e->element);
+    memset((char *)x + at * size, 0, n * size);
+}
+
+struct embed_job {
+    float *y;
+    size_t ldy;
+    const struct matrix *m;
+    const int32_t *ids;
+};
+
+static void embed_rows(void *arg, size_t first, size_t end, int thread)
+{
+    const struct embed_job *j = arg;
+    (void)thread;
+    for (size_t r = first; r < end; r++)
+        matrix_unpack_row(j->m, (size_t)j->ids[r], j->y + r * j->ldy);
+}
+
+static void cpu_embed(const struct engine *e, float *y, size_t ldy, const struct matrix *m,
+                      const int32_t *ids, size_t n)
+{
+    struct embed_job job = {y, ldy, m, ids};
+    team_ranges(e->team, embed_rows, &job, n, rows_of(m->k));
+}
+
+struct norm_job {
+    const struct engine *e;
+    void *x;
+    size_t ldx;
+    const float *h;
+    size_t ldh;
+    const int32_t *rows;
+    const float *weight;
+    size_t width;
+    float eps;
+};
+
+static void norm_rows(void *arg, size_t first, size_t end, int thread)
+{
+    const struct norm_job *j = arg;
+    const struct engine *e = j->e;
+    (void)thread;
+    for (size_t r = first; r < end; r++) {
+        const float *in = j->h + (j->rows ? (size_t)j->rows[r] : r) * j->ldh;
+        const float mean = e->math->sum_squares(in, j->width) / (float)j->width;
+        const float a = 1.0f / sqrtf(mean + j->eps);
+        float part[PART];
+        for (size_t i = 0; i < j->width; i += PART) {
+            const size_t n = j->width - i < PART ? j->width - i : PART;
+            e->math->norm_scale(part, in + i, j->weight + i, a, n);
+            to_elements(e, j->x, r * j->ldx + i, part, n);
+        }
+        clear_elements(e, j->x, r * j->ldx + j->width, j->ldx - j->width);
+    }
+}
+
+static void cpu_norm(const struct engine *e, void *x, size_t ldx, const float *h, size_t ldh,
+                     const int32_t *rows, size_t n_rows, const float *weight, size_t width,
+                     float eps)
+{
+    struct norm_job job = {e, x, ldx, h, ldh, rows, weight, width, eps};
+    team_ranges(e->team, norm_rows, &job, n_rows, rows_of(width));
+}
+
+static void cpu_product(const struct engine *e, float *y, size_t ldy, const void *x, size_t ldx,
+                        size_t n_rows, const struct matrix *m, const float *bias, bool accumulate)
+{
+    matrix_product(e->kernels, y, ldy, x, ldx, n_rows, m, 0, m->n_panels, accumulate, e->team);
+    if (!bias)
+        return;
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t i = 0; i < m->n; i++)
+            y[r * ldy + i] += bias[i];
+}
+
+struct swiglu_job {
+    const struct engine *e;
+    void *x;
+    size_t ldx;
+    const float *gate_up;
+    size_t ldg, up_offset, width;
+};
+
+static void swiglu_rows(void *arg, size_t first, size_t end, int thread)
+{
+    const struct swiglu_job *j = arg;
+    const struct engine *e = j->e;
+    (void)thread;
+    for (size_t r = first; r < end; r++) {
+        const float *gate = j->gate_up + r * j->ldg, *up = gate + j->up_offset;
+        float part[PART];
+        for (size_t i = 0; i < j->width; i += PART) {
+            const size_t n = j->width - i < PART ? j->width - i : PART;
+            e->math->silu_mul(part, gate + i, up + i, n);
+            to_elements(e, j->x, r * j->ldx + i, part, n);
+        }
+        clear_elements(e, j->x, r * j->ldx + j->width, j->ldx - j->width);
+    }
+}
+
+static void cpu_swiglu(const struct engine *e, void *x, size_t ldx, const float *gate_up,
+                       size_t ldg, size_t up_offset, size_t n_rows, size_t width)
+{
+    struct swiglu_job job = {e, x, ldx, gate_up, ldg, up_offset, width};
+    team_ranges(e->team, swiglu_rows, &job, n_rows, rows_of(2 * width));
+}
+
+/* ---- the head ------------------------------------------------------------------------------- */
+
+/* One chunk's part of a row's result: its largest logit, where, and the sum of exp(logit - max). */
+struct head_part {
+    float max, sum;
+    int32_t argmax;
+};
+
+struct head_job {
+    const struct engine *e;
+    struct head_result *results;
+    float *logits;
+    size_t ldl;
+    const void *x;
+    size_t ldx, n_rows;
+    const struct matrix *m;
+    const int32_t *targets;
+    struct head_part *parts; /* [n_rows, n_chunks] */
+    size_t n_chunks;
+    float *scratch; /* [threads, HEAD_ROWS, HEAD_CHUNK], without logits */
+};
+
+static void head_chunk_row(const struct engine *e, struct head_part *part, const float *logits,
+                           size_t first, size_t n)
+{
+    float scratch[HEAD_CHUNK];
+    part->max = e->math->max(logits, n);
+    part->argmax = (int32_t)first;
+    for (size_t i = 0; i < n; i++)
+        if (logits[i] == part->max) {
+            part->argmax = (int32_t)(first + i);
+            break;
+        }
+    part->sum = e->math->exp_sum(scratch, logits, part->max, n);
+}
+
+static void head_chunk(void *arg, size_t chunk, int thread)
+{
+    const struct head_job *j = arg;
+    const struct matrix *m = j->m;
+    const size_t first = chunk * HEAD_CHUNK;
+    const size_t n = m->n - first < HEAD_CHUNK ? m->n - first : HEAD_CHUNK;
+    const size_t n_panels = (n + KERNEL_COLUMNS - 1) / KERNEL_COLUMNS;
+    const size_t x_bytes = j->ldx * element_size(j->e->element);
+
+    for (size_t r0 = 0; r0 < j->n_rows; r0 += HEAD_ROWS) {
+        const size_t n_block = j->n_rows - r0 < HEAD_ROWS ? j->n_rows - r0 : HEAD_ROWS;
+        float *y = j->logits ? j->logits + r0 * j->ldl + first
+                             : j->scratch + (size_t)thread * HEAD_ROWS * HEAD_CHUNK;
+        const size_t ldy = j->logits ? j->ldl : HEAD_CHUNK;
+        matrix_product(j->e->kernels, y, ldy, (const char *)j->x + r0 * x_bytes, j->ldx, n_block, m,
+                       first / KERNEL_COLUMNS, n_panels, false, NULL);
+        for (size_t r = 0; r < n_block; r++) {
+            head_chunk_row(j->e, &j->parts[(r0 + r) * j->n_chunks + chunk], y + r * ldy, first, n);
+            const int32_t target = j->targets ? j->targets[r0 + r] : -1;
+            if (target >= 0 && (size_t)target >= first && (size_t)target < first + n)
+                j->results[r0 + r].target = y[r * ldy + (size_t)target - first];
+        }
+    }
+}
+
+static void head_combine(struct head_result *result, const struct head_part *parts, size_t n)
+{
+    result->max = parts[0].max;
+    result->argmax = parts[0].argmax;
+    for (size_t i = 1; i < n; i++)
+        if (parts[i].max > result->max) {
+            result->max = parts[i].max;
+            result->argmax = parts[i].argmax;
+        }
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += parts[i].sum * exp((double)parts[i].max - result->max);
+    result->log_sum = (float)(result->max + log(sum));
+}
+
+static int cpu_head(const struct engine *e, struct head_result *results, float *logits, size_t ldl,
+                    const void *x, size_t ldx, size_t n_rows, const struct matrix *m,
+                    const int32_t *targets)
+{
+    const size_t n_threads = (size_t)team_size(e->team);
+    struct head_job job = {.e = e,
+                           .results = results,
+                           .logits = logits,
+                           .ldl = ldl,
+                           .x = x,
+                           .ldx = ldx,
+                           .n_rows = n_rows,
+                           .m = m,
+                           .targets = targets,
+                           .n_chunks = (m->n + HEAD_CHUNK - 1) / HEAD_CHUNK};
+    int status = 0;
+
+    job.parts = malloc(n_rows * job.n_chunks * sizeof *job.parts);
+    if (!logits)
+        job.scratch = aligned_alloc(64, n_threads * HEAD_ROWS * HEAD_CHUNK * sizeof(float));
+    if (!job.parts || (!logits && !job.scratch)) {
+        status = error_set("no memory for the logits of %zu tokens", n_rows);
+        goto done;
+    }
+    for (size_t r = 0; r < n_rows; r++)
+        results[r].target = 0;
+    team_run(e->team, head_chunk, &job, job.n_chunks);
+    for (size_t r = 0; r < n_rows; r++)
+        head_combine(&results[r], job.parts + r * job.n_chunks, job.n_chunks);
+done:
+    free(job.parts);
+    free(job.scratch);
+    return status;
+}
+
+static const struct engine_ops cpu_ops = {
+    .device = "cpu",
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .product = cpu_product,
+    .store = attention_cpu_store,
+    .attention = attention_cpu_run,
+    .swiglu = cpu_swiglu,
+    .head = cpu_head,
+};
+
+int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads)
+{
+    *e = (struct engine){.ops = &cpu_ops,
+                         .element = element,
+                         .isa = isa,
+                         .kernels = kernels_find(element, isa),
+                         .math = vecmath_find(isa)};
+    if (n_threads > 1 && !(e->team = team_create(n_threads)))
+        return -1;
+    return 0;
+}
+
+void engine_free(struct engine *e)
+{
+    if (!e)
+        return;
+    team_free(e->team);
+    memset(e, 0, sizeof *e);
+}

@@ -1,0 +1,97 @@
+#include "solver/kv_cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpi/error.h"
+
+static size_t round_up(size_t n, size_t step)
+{
+    return (n + step - 1) / step * step;
+}
+
+int kv_cache_create(struct kv_cache *cache, enum element element, size_t n_layers,
+                    size_t n_kv_heads, size_t head_dim)
+{
+    *cache = (struct kv_cache){
+        .element = element, .n_layers = n_layers, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
+    cache->key_k = round_up(head_dim, KERNEL_K_STEP);
+    cache->value_panels = round_up(head_dim, KERNEL_COLUMNS) / KERNEL_COLUMNS;
+    cache->key_elements = KV_PAGE * cache->key_k;
+    cache->head_elements = cache->key_elements + cache->value_panels * KV_PAGE * KERNEL_COLUMNS;
+    return 0;
+}
+
+void kv_cache_free(struct kv_cache *cache)
+{
+    if (!cache)
+        return;
+    for (size_t i = 0; i < cache->n_slabs; i++)
+        free(cache->slabs[i]);
+    free(cache->slabs);
+    free(cache->references);
+    free(cache->free_pages);
+    memset(cache, 0, sizeof *cache);
+}
+
+static size_t page_bytes(const struct kv_cache *cache)
+{
+    return cache->n_layers * cache->n_kv_heads * cache->head_elements *
+           element_size(cache->element);
+}
+
+size_t kv_cache_bytes(const struct kv_cache *cache, size_t n_positions)
+{
+    return round_up(n_positions, KV_PAGE) / KV_PAGE * page_bytes(cache);
+}
+
+static int add_slab(struct kv_cache *cache)
+{
+    const size_t n_pages = (cache->n_slabs + 1) * KV_SLAB_PAGES;
+    const size_t bytes = round_up(KV_SLAB_PAGES * page_bytes(cache), 64);
+    void **slabs = realloc(cache->slabs, (cache->n_slabs + 1) * sizeof *slabs);
+    if (slabs)
+        cache->slabs = slabs;
+    int32_t *references = realloc(cache->references, n_pages * sizeof *references);
+    if (references)
+        cache->references = references;
+    int32_t *free_pages = realloc(cache->free_pages, n_pages * sizeof *free_pages);
+    if (free_pages)
+        cache->free_pages = free_pages;
+    void *slab = aligned_alloc(64, bytes);
+    if (!slabs || !references || !free_pages || !slab) {
+        free(slab);
+        return error_set("no memory for %zu more tokens of key/value cache (%zu MiB): use a "
+                         "smaller batch",
+                         (size_t)KV_PAGE * KV_SLAB_PAGES, bytes >> 20);
+    }
+    cache->slabs[cache->n_slabs] = slab;
+    /* Pushed from the last to the first, so that pages are handed out in order. */
+    for (size_t i = KV_SLAB_PAGES; i-- > 0;) {
+        const size_t page = cache->n_slabs * KV_SLAB_PAGES + i;
+        cache->references[page] = 0;
+        cache->free_pages[cache->n_free++] = (int32_t)page;
+    }
+    cache->n_slabs++;
+    return 0;
+}
+
+int32_t kv_page_take(struct kv_cache *cache)
+{
+    if (cache->n_free == 0 && add_slab(cache) != 0)
+        return -1;
+    const int32_t page = cache->free_pages[--cache->n_free];
+    cache->references[page] = 1;
+    return page;
+}
+
+void kv_page_hold(struct kv_cache *cache, int32_t page)
+{
+    cache->references[page]++;
+}
+
+void kv_page_drop(struct kv_cache *cache, int32_t page)
+{
+    if (--cache->references[page] == 0)
+        cache->free_pages[cache->n_free++] = page;
+}

@@ -1,0 +1,50 @@
+#ifndef T2_SOLVER_VECMATH_H
+#define T2_SOLVER_VECMATH_H
+/* The elementwise functions and reductions of a forward pass over f32 vectors, once per
+ * instruction set.
+ *
+ * All levels are compiled from one source (vecmath_kernels.inc), with fused multiply-adds only
+ * where fmaf is written and with reductions in a stated order, so they give the same bits. Unlike
+ * the product kernels they keep denormals. Not for anything that runs over a whole matrix.
+ *
+ * The order of a reduction over x[0..n): 64 partial sums from +0, sum l taking the elements
+ * l, l + 64, l + 128, ..., first to last; then halves are added: l and l + 32, l and l + 16, ...,
+ * 0 and 1. It depends on n alone.
+ *
+ * Inputs and outputs are the same array or do not overlap. Any alignment, any n. */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "solver/cpu.h"
+
+struct vecmath {
+    enum isa isa;
+
+    /* y = e^x, within 1.5 units in the last place. 0 where e^x is below the smallest normal
+     * number (x < -87.3365), +inf above 88.7228, NaN for NaN. */
+    void (*exp)(float *y, const float *x, size_t n);
+    /* The largest element; NaNs are passed over; -inf when there is none. */
+    float (*max)(const float *x, size_t n);
+    float (*sum)(const float *x, size_t n);
+    /* sum of x * x, each square rounded before it is added */
+    float (*sum_squares)(const float *x, size_t n);
+    /* y = e^(x - shift); returns the sum of y */
+    float (*exp_sum)(float *y, const float *x, float shift, size_t n);
+    /* y = gate * sigmoid(gate) * up, as (gate / (1 + e^-gate)) * up */
+    void (*silu_mul)(float *y, const float *gate, const float *up, size_t n);
+    /* y = bf16(x), as bf16_from_f32 */
+    void (*to_bf16)(uint16_t *y, const float *x, size_t n);
+    /* y = y * a */
+    void (*scale)(float *y, float a, size_t n);
+    /* y = (x * a) * w, the last step of RMSNorm */
+    void (*norm_scale)(float *y, const float *x, const float *w, float a, size_t n);
+    /* Rotary embedding of one head in place: x [2 * half], cos and sin [half];
+     * x[i] = x[i] cos[i] - x[i + half] sin[i],  x[i + half] = x[i + half] cos[i] + x[i] sin[i] */
+    void (*rope)(float *x, const float *cos, const float *sin, size_t half);
+};
+
+/* The functions built for this level or, where it has none of its own, the nearest level below.
+ * Never NULL. The caller has checked that the processor has the level. */
+const struct vecmath *vecmath_find(enum isa isa);
+
+#endif
