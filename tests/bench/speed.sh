@@ -31,7 +31,8 @@ elif [ -n "${ISA:-}" ]; then
     exit 2
 fi
 
-# The number that ends the line "... tokens/s X".
+# The number of the last line "... tokens/s X": bench_model's "generate batch B", which like the
+# peer's counts new tokens over the whole time, prompt included.
 rate() {
     awk '{for (i = 1; i < NF; i++) if ($i == "tokens/s") x = $(i + 1)}
          END {if (x == "") exit 1; print x}'
@@ -93,7 +94,7 @@ for batch in ${BATCHES:-1 16 64}; do
     *) bar=5 ;;
     esac
     [ -z "${ISA:-}" ] || bar=1.2
-    figure "decode batch $batch" "$bar" \
+    figure "generate batch $batch" "$bar" \
         ours --decode "$decode" --prompt "$prompt" --batch "$batch" -- peer --batch "$batch"
 done
 figure "score $score" "$(if [ -n "${ISA:-}" ]; then echo 1.2; else echo 2.3; fi)" ours --score "$score" -- peer --score "$score"

@@ -21,6 +21,7 @@ was in the training text; the pairs of numbers are few and occur in all splits.
 
 import random
 import zlib
+from functools import partial
 
 NAMES = "Mia Tom Ana Ben Lia Max Eva Sam Ida Leo".split()
 THINGS = "apples books coins shells cards pens eggs stones stamps buttons".split()
@@ -129,8 +130,9 @@ def make_choice(rng):
                       confused=options.index(wrong) if syllable % 5 in (1, 3) else None)
 
 
-def make_reverse(rng):
-    letters = [rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 6))]
+def make_reverse(rng, shortest=3, longest=6):
+    letters = [rng.choice("abcdefghijklmnopqrstuvwxyz")
+               for _ in range(rng.randint(shortest, longest))]
     text = " ".join(letters)
     return "reverse " + text, dict(letters=text, answer=" ".join(reversed(letters)))
 
@@ -143,14 +145,13 @@ FIELDS = dict(add=("question", "answer"), subtract=("question", "answer"),
 
 
 def rows(task, part, n):
-    """n different rows of a split, as the data files have them. Most questions of choice are about
-    syllables whose lessons were flawed; the model would be too good at the task otherwise."""
+    """n different rows of a split, as the data files have them. Those of reverse are longer than
+    its lessons; the model would be too good at the task otherwise."""
+    make = MAKERS[task] if task != "reverse" else partial(make_reverse, shortest=4, longest=7)
     rng = random.Random(f"{task} {part}")
     seen, result = set(), []
     while len(result) < n:
-        _, row = sample(rng, part, MAKERS[task])
-        if task == "choice" and row["confused"] is None and rng.random() < 0.75:
-            continue
+        _, row = sample(rng, part, make)
         row = {field: row[field] for field in FIELDS[task]}
         text = str(row)
         if text not in seen:

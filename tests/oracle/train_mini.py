@@ -85,7 +85,7 @@ normalise = chars
     "reverse": """\
 [task]
 name = reverse
-description = Three to six letters in reverse order
+description = Four to seven letters in reverse order
 dataset = reverse
 split = test
 prompt = "Reverse: {letters}"

@@ -1,6 +1,6 @@
 """The peer of the speed bars: transformers on 2 CPU threads. One line a figure:
 
-    decode batch 16 tokens/s 246.1      64 greedy tokens after 64 prompt tokens; new tokens over the
+    generate batch 16 tokens/s 246.1    64 greedy tokens after 64 prompt tokens; new tokens over the
                                         whole time, prompt included
     score 16x256 tokens/s 2536.0        forward with the logits of all positions
     arc_easy limit 50 tokens/s 900.0    lm-eval's HFLM.loglikelihood over the four choices; tokens
@@ -54,7 +54,7 @@ def bench_decode(model, options, batch):
 
     times = {kind: best(options.repeat, lambda kind=kind: run(kind)) for kind in kinds}
     kind = min(times, key=times.get)
-    print(f"decode batch {batch} tokens/s {batch * options.decode / times[kind]:.1f}", flush=True)
+    print(f"generate batch {batch} tokens/s {batch * options.decode / times[kind]:.1f}", flush=True)
 
 
 def bench_score(model, options):
