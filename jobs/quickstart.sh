@@ -39,7 +39,7 @@ for task in data/mini/tasks/*.ini; do
     [ -e "$task" ] && mini+=("$task")
 done
 if [ ${#mini[@]} -gt 0 ]; then
-    show "$t2" eval data/mini/model --tasks "$(IFS=,; echo "${mini[*]}")" --out build/quickstart.h5
+    show "$t2" eval data/mini --tasks "$(IFS=,; echo "${mini[*]}")" --out build/quickstart.h5
     show "$t2" inspect build/quickstart.h5
 fi
 printf '\nDone. "%s --help" lists the commands; README.md goes on from here.\n' "$t2"

@@ -5,8 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/../shell.sh"
 
 mini=${T2_SOURCE:?}/data/mini
-model=$mini/model
-[ -e "$model/config.json" ] || model=$mini
+model=$mini
 if [ ! -e "$model/config.json" ] || [ ! -d "$mini/tasks" ]; then
     echo "SKIPPED: no model in data/mini"
     exit 77
@@ -54,6 +53,25 @@ check "quiet is quiet" -z "$err"
 same "batch 7, chunks of 17, nothing shared, one thread"
 ranks 3 eval "$model" --tasks "$tasks" --limit 40 --batch 1 -q --out "$scratch/b.h5"
 same "three ranks, batch 1"
+
+ranks 2 eval "$model" --tasks "$tasks" --limit 40 --threads 2 --chunk 1 -q --out "$scratch/b.h5"
+same "two ranks of two threads, chunks of 1"
+ranks 4 eval "$model" --tasks "$tasks" --limit 40 --threads 1 -q --out "$scratch/b.h5"
+same "four ranks"
+
+# bf16 products below AMX are one order of additions, f32 ones are one order everywhere.
+for dtype in bf16 f32; do
+    t2 eval "$model" --tasks "$tasks" --limit 40 --dtype $dtype --isa plain -q --out "$scratch/a.h5"
+    rows=$out
+    for isa in avx2 avx512 avx512bf16 amx; do
+        t2 eval "$model" --tasks "$tasks" --limit 40 --dtype $dtype --isa $isa -q --batch 5 --out "$scratch/b.h5"
+        if [ "$code" -ne 0 ]; then
+            contains "$isa is refused where it is not there" "$err" "choose that or auto"
+        elif [ $isa != amx ] || [ $dtype = f32 ]; then
+            same "$dtype on $isa is $dtype in plain C"
+        fi
+    done
+done
 
 t2 inspect "$scratch/a.h5"
 check "results are shown" "$code" -eq 0

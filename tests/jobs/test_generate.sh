@@ -4,9 +4,9 @@ set -euo pipefail
 # shellcheck source=tests/shell.sh
 . "$(dirname "$0")/../shell.sh"
 
-model=${T2_SOURCE:?}/data/mini/model
+model=${T2_SOURCE:?}/data/mini
 if [ ! -e "$model/config.json" ]; then
-    echo "SKIPPED: no model in data/mini/model"
+    echo "SKIPPED: no model in data/mini"
     exit 77
 fi
 
