@@ -9,10 +9,11 @@
 #include "tests/model/run_logits.h"
 #include "tests/model/tiny_fixture.h"
 
+/* name: a folder of tests/fixtures/tiny, or a path below tests/fixtures. */
 static struct model *load(const char *name, enum element element, enum isa isa, int n_threads)
 {
     char path[512];
-    snprintf(path, sizeof path, "%s/tiny/%s", T2_FIXTURES, name);
+    snprintf(path, sizeof path, "%s/%s%s", T2_FIXTURES, strchr(name, '/') ? "" : "tiny/", name);
     struct checkpoint *ck = checkpoint_open(path);
     if (!ck)
         fail_msg("%s", error_message());
@@ -53,6 +54,29 @@ static void f32_logits_of_every_family_are_the_reference_ones(void **state)
         }
         print_message("%-24s largest difference %.2g\n", tiny_fixture_names[i], (double)worst);
         assert_true(worst <= 1e-4f);
+        model_free(model);
+        tiny_fixture_free(&fixture);
+    }
+}
+
+static void f32_logits_of_quantised_gguf_files_are_the_reference_ones(void **state)
+{
+    (void)state;
+    static const char *const files[][2] = {
+        {"gguf/mix.gguf", "gguf/mix.expected.bin"},
+        {"gguf/rope-llama3.gguf", "tiny/llama-rope-llama3/expected.bin"},
+        {"gguf/qwen3.gguf", "tiny/qwen3/expected.bin"},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/%s", T2_FIXTURES, files[i][1]);
+        struct tiny_fixture fixture = tiny_fixture_read(path);
+        struct model *model = load(files[i][0], ELEMENT_F32, cpu_best_isa(), 2);
+        for (size_t s = 0; s < fixture.n_sequences; s++) {
+            float *logits = logits_of(model, &fixture.sequences[s], 512);
+            assert_true(tiny_sequence_difference(&fixture, &fixture.sequences[s], logits) <= 1e-4f);
+            free(logits);
+        }
         model_free(model);
         tiny_fixture_free(&fixture);
     }
@@ -104,6 +128,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f32_logits_of_every_family_are_the_reference_ones),
+        cmocka_unit_test(f32_logits_of_quantised_gguf_files_are_the_reference_ones),
         cmocka_unit_test(logits_have_the_same_bits_however_they_are_computed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
