@@ -90,8 +90,8 @@ static const struct kernels tile32_plain = {"bf16/plain-tile32", ISA_PLAIN, ELEM
 
 #ifdef T2_BUILD_AVX512BF16
 /* True where a vdpbf16ps does more than the two fused multiply-adds that have its bits: not on
- * Intel's cores, which issue it every second cycle (measured, kernels_avx512.c); the others have not
- * been measured. */
+ * Intel's cores, which issue it every second cycle (measured, kernels_avx512.c); the others have
+ * not been measured. */
 static bool dot_instruction_is_fast(void)
 {
     unsigned a, b, c, d;
