@@ -2,7 +2,7 @@
 
 #include <math.h>
 #include <string.h>
-#if defined(__x86_64__)
+#ifdef T2_BUILD_AVX512BF16
 #include <cpuid.h>
 #endif
 
@@ -88,21 +88,21 @@ static const struct kernels dot2_plain = {"bf16/plain", ISA_PLAIN, ELEMENT_BF16,
 static const struct kernels tile32_plain = {"bf16/plain-tile32", ISA_PLAIN, ELEMENT_BF16,
                                             product_tile32_plain, "tile32"};
 
+#ifdef T2_BUILD_AVX512BF16
 /* True where a vdpbf16ps does more than the two fused multiply-adds that have its bits: not on
- * Intel's cores, which issue it every second cycle (kernels_avx512.c). */
+ * Intel's cores, which issue it every second cycle (measured, kernels_avx512.c); the others have
+ * not been measured. */
 static bool dot_instruction_is_fast(void)
 {
-#if defined(__x86_64__)
     unsigned a, b, c, d;
     return !(__get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx);
-#else
-    return false;
-#endif
 }
+#endif
 
 const struct kernels *kernels_find(enum element element, enum isa isa)
 {
     const bool f32 = element == ELEMENT_F32;
+    (void)isa;
 #ifdef T2_BUILD_AMX
     if (isa >= ISA_AMX && !f32)
         return &kernels_bf16_amx;

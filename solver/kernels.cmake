@@ -3,10 +3,10 @@
 # to the rest of t2_solver that the level is there. The other processors have the plain C level.
 include(CheckCCompilerFlag)
 
-# No vzeroupper surprises, no reassociation: only what cannot change a value. -O3 even in debug
-# builds, where unvectorised kernels would make tests take minutes.
+# Only what cannot change a value; -O3 even in debug builds, where unvectorised kernels would make
+# tests take minutes.
 set(T2_KERNEL_OPTIONS -O3 -fno-trapping-math)
-set_source_files_properties(solver/kernels.c solver/vecmath_plain.c PROPERTIES
+set_source_files_properties(solver/kernels.c solver/vecmath_plain.c solver/engine_product.c PROPERTIES
   COMPILE_OPTIONS "${T2_KERNEL_OPTIONS}")
 
 # t2_kernel_level(LEVEL "flags" source ...): builds the sources at this level if the compiler has

@@ -46,7 +46,8 @@ static inline size_t element_size(enum element e)
  * y       f32 [n_rows, >= n_panels*16], row stride ldy elements
  * x       elements [n_rows, k], row stride ldx elements
  * panels  n_panels panels, `stride` elements apart (k * 16 when contiguous)
- * Any alignment of x and y; panels 64-byte aligned. No allocation, no threads. */
+ * Any alignment of x and y; panels 64-byte aligned. No allocation, no threads, up to 0.5 MB of
+ * stack. */
 typedef void kernel_product(float *y, size_t ldy, const void *x, size_t ldx, size_t n_rows,
                             const void *panels, size_t stride, size_t n_panels, size_t k,
                             bool accumulate);

@@ -2,11 +2,12 @@
  * its own), against oneDNN and OpenBLAS in the same run, and how far that is from what the machine
  * can do at all (arithmetic in registers, memory bandwidth).
  *
- *   bench_products [--isa LEVEL] [--rows 1,16,...] [--threads 1,2] [--reps N]
+ *   bench_products [--isa LEVEL] [--rows 1,16,...] [--threads 1,2] [--reps N] [--openblas 0|1]
  *
  * oneDNN is capped by its own variable: ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 bench_products --isa
  * avx512bf16. The contenders take turns, step by step. A step's time is the sum over its layers of
- * the fastest time of each layer, since on a shared machine no whole step is undisturbed. */
+ * the fastest time of each layer, since on a shared machine no whole step is undisturbed; with one
+ * thread it is the thread's processor time, which leaves out what others had of the core. */
 #include <cblas.h>
 #include <omp.h>
 #include <stdbool.h>
@@ -36,9 +37,19 @@ static const size_t *shape_of(size_t product)
     return product < LAYERS * PER_LAYER ? layer_shapes[product % PER_LAYER] : head_shape;
 }
 
-static double seconds(void)
+/* This thread's processor time. */
+static double thread_seconds(void)
 {
     struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double seconds(int threads)
+{
+    struct timespec t;
+    if (threads == 1)
+        return thread_seconds();
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
@@ -192,10 +203,10 @@ static void time_step(struct contender *c, size_t rows, struct team *team)
     for (size_t slot = 0; slot < SLOTS; slot++) {
         const size_t first = slot * PER_LAYER;
         const size_t end = slot < LAYERS ? first + PER_LAYER : first + 1;
-        const double start = seconds();
+        const double start = seconds(team_size(team));
         for (size_t p = first; p < end; p++)
             c->run(c, p, rows, team);
-        const double time = seconds() - start;
+        const double time = seconds(team_size(team)) - start;
         if (time < c->slots[slot])
             c->slots[slot] = time;
     }
@@ -256,9 +267,9 @@ static double peak(void (*loop)(long), double flops, int threads)
     double rates[256] = {0};
 #pragma omp parallel num_threads(threads)
     for (int i = 0; i < TRIES; i++) {
-        const double start = seconds();
+        const double start = thread_seconds();
         loop(ROUNDS);
-        const double rate = ROUNDS * flops / (seconds() - start) / 1e9;
+        const double rate = ROUNDS * flops / (thread_seconds() - start) / 1e9;
         if (rate > rates[omp_get_thread_num()])
             rates[omp_get_thread_num()] = rate;
     }
@@ -274,47 +285,51 @@ struct limits {
     double avx2, avx512, dot, amx; /* GFLOP/s */
 };
 
-/* The fastest of several passes, in pieces so that a disturbed moment does not count. */
+/* Each thread reads, and runs a triad over, memory of its own; the rates are added. Of every piece
+ * the fastest of several passes counts, with other pieces in between so that caches are cold. */
 static struct limits measure_limits(int threads)
 {
-    enum { PIECES = 64, TRIES = 6 };
-    const size_t n = (size_t)96 << 20, piece = n / PIECES; /* floats */
+    enum { PIECES = 48, TRIES = 5, PIECE = 3 << 18 };
     const struct vecmath *v = vecmath_find(cpu_best_isa());
     struct limits limits = {0};
-    float *a = allocate(n * sizeof *a);
-    double read = 0, triad = 0;
-    volatile float sink = 0;
+    double read_rate = 0, triad_rate = 0;
 
-    for (size_t i = 0; i < n; i++)
-        a[i] = 1;
-    for (int p = 0; p < PIECES; p++) {
-        double best_read = 1e9, best_triad = 1e9;
-        for (int t = 0; t < TRIES; t++) {
-            /* another piece in between, so that caches are cold */
-            const float *x = a + (size_t)((p + t * 11) % PIECES) * piece;
-            float sum = 0;
-            double start = seconds();
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : sum)
-            for (size_t i = 0; i < piece; i += 1024)
-                sum += v->sum(x + i, 1024);
-            double time = seconds() - start;
-            best_read = time < best_read ? time : best_read;
-            sink = sink + sum;
-            float *y = a + (size_t)((p + t * 7 + 3) % PIECES) * piece;
-            const size_t third = piece / 3;
-            start = seconds();
-#pragma omp parallel for simd num_threads(threads) schedule(static)
-            for (size_t i = 0; i < third; i++)
-                y[i] = y[third + i] + 0.5f * y[2 * third + i];
-            time = seconds() - start;
-            best_triad = time < best_triad ? time : best_triad;
+#pragma omp parallel num_threads(threads) reduction(+ : read_rate, triad_rate)
+    {
+        float *a = allocate((size_t)PIECES * PIECE * sizeof *a);
+        double best_read[PIECES], best_triad[PIECES], read = 0, triad = 0;
+        volatile float sink = 0;
+        for (size_t i = 0; i < (size_t)PIECES * PIECE; i++)
+            a[i] = 1;
+        for (int p = 0; p < PIECES; p++)
+            best_read[p] = best_triad[p] = 1e9;
+        for (int t = 0; t < TRIES; t++)
+            for (int p = 0; p < PIECES; p++) {
+                float *x = a + (size_t)p * PIECE, sum = 0;
+                double start = thread_seconds();
+                for (size_t i = 0; i < PIECE; i += 1024)
+                    sum += v->sum(x + i, 1024);
+                double time = thread_seconds() - start;
+                best_read[p] = time < best_read[p] ? time : best_read[p];
+                sink = sink + sum;
+                float *y = a + (size_t)((p + PIECES / 2) % PIECES) * PIECE;
+                start = thread_seconds();
+#pragma omp simd
+                for (size_t i = 0; i < PIECE / 3; i++)
+                    y[i] = y[PIECE / 3 + i] + 0.5f * y[2 * (PIECE / 3) + i];
+                time = thread_seconds() - start;
+                best_triad[p] = time < best_triad[p] ? time : best_triad[p];
+            }
+        for (int p = 0; p < PIECES; p++) {
+            read += best_read[p];
+            triad += best_triad[p];
         }
-        read += best_read;
-        triad += best_triad;
+        read_rate += 4.0 * PIECES * PIECE / read / 1e9;
+        triad_rate += 4.0 * PIECES * PIECE / triad / 1e9;
+        free(a);
     }
-    limits.read = (double)n * 4 / read / 1e9;
-    limits.triad = (double)n * 4 / triad / 1e9;
-    free(a);
+    limits.read = read_rate;
+    limits.triad = triad_rate;
 #if defined(__x86_64__)
     if (cpu_best_isa() >= ISA_AVX2)
         limits.avx2 = peak(loop_fma_256, 12 * 16, threads);
@@ -413,7 +428,7 @@ static void prepare_data(struct matrix **bf16, struct matrix **f32)
     }
 }
 
-static size_t list_contenders(struct contender *list, bool chosen, enum isa isa,
+static size_t list_contenders(struct contender *list, bool chosen, enum isa isa, bool openblas,
                               struct matrix *bf16, struct matrix *f32)
 {
     size_t n = 0;
@@ -429,7 +444,8 @@ static size_t list_contenders(struct contender *list, bool chosen, enum isa isa,
 #ifdef T2_HAVE_DNNL
     list[n++] = (struct contender){.name = "oneDNN bf16", .run = run_onednn};
 #endif
-    list[n++] = (struct contender){.name = "OpenBLAS sgemm", .run = run_openblas};
+    if (openblas)
+        list[n++] = (struct contender){.name = "OpenBLAS sgemm", .run = run_openblas};
     return n;
 }
 
@@ -438,13 +454,13 @@ int main(int argc, char **argv)
     size_t rows[MAX_LIST] = {1, 16, 64, 256, 2048}, threads[MAX_LIST] = {1, 2};
     size_t n_rows = 5, n_threads = 2, reps = 7;
     enum isa isa = ISA_PLAIN;
-    bool chosen = false;
+    bool chosen = false, openblas = true;
     struct matrix *bf16, *f32;
     struct contender list[MAX_LIST];
 
     for (int i = 1; i < argc; i++) {
         if (i + 1 == argc)
-            die("options: --isa LEVEL --rows A,B --threads A,B --reps N");
+            die("options: --isa LEVEL --rows A,B --threads A,B --reps N --openblas 0|1");
         const char *option = argv[i++];
         if (strcmp(option, "--isa") == 0) {
             if (isa_parse(argv[i], &isa) != 0)
@@ -456,10 +472,12 @@ int main(int argc, char **argv)
             n_rows = parse_list(argv[i], rows);
         else if (strcmp(option, "--threads") == 0)
             n_threads = parse_list(argv[i], threads);
+        else if (strcmp(option, "--openblas") == 0)
+            openblas = argv[i][0] != '0';
         else if (strcmp(option, "--reps") == 0)
             reps = strtoul(argv[i], NULL, 10);
         else
-            die("options: --isa LEVEL --rows A,B --threads A,B --reps N");
+            die("options: --isa LEVEL --rows A,B --threads A,B --reps N --openblas 0|1");
     }
     char cpu[200];
     cpu_describe(cpu, sizeof cpu);
@@ -470,7 +488,7 @@ int main(int argc, char **argv)
         most = rows[r] > most ? rows[r] : most;
     data.y = allocate(most * MAX_N * sizeof *data.y);
     memset(data.y, 0, most * MAX_N * sizeof *data.y);
-    const size_t n = list_contenders(list, chosen, isa, bf16, f32);
+    const size_t n = list_contenders(list, chosen, isa, openblas, bf16, f32);
 
     for (size_t t = 0; t < n_threads; t++) {
         struct team *team = team_create((int)threads[t]);
