@@ -26,7 +26,6 @@ int forward_create(struct forward *f, struct model *model, size_t max_rows)
 {
     const struct model_config *c = &model->config;
     const size_t size = element_size(model->options.element);
-    const size_t group = c->n_heads / c->n_kv_heads;
     struct layer_buffers *b = &f->buffers;
 
     *f = (struct forward){.model = model, .max_rows = max_rows};
@@ -40,7 +39,7 @@ int forward_create(struct forward *f, struct model *model, size_t max_rows)
     f->x = buffer(max_rows, f->ld_hidden * size);
     b->attention_input = buffer(max_rows, f->ld_hidden * size);
     b->qkv = buffer(max_rows, f->ld_qkv * sizeof(float));
-    b->q = buffer(max_rows, c->n_kv_heads * group * round_up(c->head_dim, KERNEL_K_STEP) * size);
+    b->q = buffer(max_rows, c->n_heads * round_up(c->head_dim, KERNEL_K_STEP) * sizeof(float));
     b->attention_output = buffer(max_rows, f->ld_heads * size);
     b->ffn_input = b->attention_input;
     b->gate_up = buffer(max_rows, f->ld_gate_up * sizeof(float));
@@ -71,7 +70,7 @@ void forward_free(struct forward *f)
 
 int forward_cache_create(struct kv_cache *cache, const struct model *model)
 {
-    return kv_cache_create(cache, model->options.element, model->config.n_layers,
+    return kv_cache_create(cache, model->engine.kv_element, model->config.n_layers,
                            model->config.n_kv_heads, model->config.head_dim);
 }
 

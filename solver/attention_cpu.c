@@ -8,8 +8,10 @@
  *   p_j = exp(s_j - m')
  *   l   = c l + sum_j p_j,   o = c o + sum_j p_j v_j,   m = m'
  *
- * and o / l at the end. Pages begin at absolute positions, and a page that is masked altogether
- * changes nothing (m' = m, c = 1, p = 0), so a row's bits depend on its sequence alone. */
+ * and o / l at the end. Where the products are made in bf16, rows go in as a high and a low part
+ * (split_rows): rounding q and p to bf16 costs more of a model's accuracy than rounding its
+ * weights' inputs. Pages begin at absolute positions, and a page that is masked altogether changes
+ * nothing (m' = m, c = 1, p = 0), so a row's bits depend on its sequence alone. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +21,7 @@
 
 enum {
     MAX_QUERIES = 48, /* query rows (tokens x heads of a group) worked on together */
-    ROPE_PART = ENGINE_MAX_HEAD_DIM,
+    ROPE_PART = ENGINE_MAX_HEAD_DIM + KERNEL_K_STEP,
     STORE_GRAIN = 1 << 14,     /* qkv elements, and */
     ATTENTION_GRAIN = 1 << 16, /* multiply-adds, below which other threads are not woken */
 };
@@ -37,6 +39,15 @@ static void rotate_head(const struct engine *e, const struct attention_layer *a,
         memcpy(x, in, d * sizeof *x);
     }
     e->math->rope(x, a->rope_cos + position * half, a->rope_sin + position * half, half);
+}
+
+/* x [n] as high = bf16(x) and low = bf16(x - high), which together hold 16 bits of each number. */
+static void split_rows(const struct engine *e, uint16_t *high, uint16_t *low, float *x, size_t n)
+{
+    e->math->to_bf16(high, x, n);
+    for (size_t i = 0; i < n; i++)
+        x[i] -= f32_from_bf16(high[i]);
+    e->math->to_bf16(low, x, n);
 }
 
 /* Key of one position: column `offset` of the page's key panels; the padding up to key_k is zero.
@@ -90,7 +101,7 @@ static void store_row(const struct engine *e, const struct attention_layer *a,
     const size_t position = run->first_position + (row - run->first_row);
     const size_t offset = position % KV_PAGE, d = a->head_dim;
     const size_t group = a->n_heads / a->n_kv_heads;
-    const size_t size = element_size(e->element);
+    const size_t low = a->n_heads * batch->n_rows * cache->key_k; /* from high parts to low ones */
     float x[ROPE_PART];
 
     for (size_t h = 0; h < a->n_kv_heads; h++) {
@@ -102,12 +113,12 @@ static void store_row(const struct engine *e, const struct attention_layer *a,
         store_value(cache, page, offset, qkv + a->v_offset + h * d);
         for (size_t j = 0; j < group; j++) {
             rotate_head(e, a, x, qkv + a->q_offset + (h * group + j) * d, a->q_norm, position);
-            char *to = (char *)q + ((h * batch->n_rows + row) * group + j) * cache->key_k * size;
-            if (e->element == ELEMENT_F32)
-                memcpy(to, x, d * size);
+            memset(x + d, 0, (cache->key_k - d) * sizeof *x);
+            const size_t to = ((h * batch->n_rows + row) * group + j) * cache->key_k;
+            if (cache->element == ELEMENT_F32)
+                memcpy((float *)q + to, x, cache->key_k * sizeof *x);
             else
-                e->math->to_bf16((uint16_t *)to, x, d);
-            memset(to + d * size, 0, (cache->key_k - d) * size);
+                split_rows(e, (uint16_t *)q + to, (uint16_t *)q + low + to, x, cache->key_k);
         }
     }
 }
@@ -223,17 +234,19 @@ static void attend(const struct engine *e, const struct attention_layer *a,
                    void *out, size_t ldo, const struct attention_item *item)
 {
     const struct batch_run *run = item->run;
-    const size_t group = a->n_heads / a->n_kv_heads, size = element_size(e->element);
+    const size_t group = a->n_heads / a->n_kv_heads, size = element_size(cache->element);
     const size_t ldv = cache->value_panels * KERNEL_COLUMNS, n = item->n;
     const size_t first_token = item->first / group, last_token = (item->first + n - 1) / group;
     const char *rows =
         (const char *)q +
         ((item->head * batch->n_rows + run->first_row) * group + item->first) * cache->key_k * size;
+    const char *low_rows = rows + a->n_heads * batch->n_rows * cache->key_k * size;
+    const bool split = cache->element == ELEMENT_BF16;
+    kernel_product *const product = e->kv_kernels->product;
     _Alignas(64) float s[MAX_QUERIES * KV_PAGE];
     _Alignas(64) float o[MAX_QUERIES * ENGINE_MAX_HEAD_DIM];
-    _Alignas(64) uint16_t p16[MAX_QUERIES * KV_PAGE];
+    _Alignas(64) uint16_t p_high[MAX_QUERIES * KV_PAGE], p_low[MAX_QUERIES * KV_PAGE];
     float m[MAX_QUERIES], l[MAX_QUERIES];
-    const void *p = e->element == ELEMENT_F32 ? (const void *)s : (const void *)p16;
 
     for (size_t i = 0; i < n; i++) {
         m[i] = -INFINITY;
@@ -248,19 +261,28 @@ static void attend(const struct engine *e, const struct attention_layer *a,
         const size_t first_key = b * KV_PAGE;
         /* Panels and positions past the last row's own are left out: zero weights add nothing. */
         const size_t n_keys = latest + 1 - first_key < KV_PAGE ? latest + 1 - first_key : KV_PAGE;
-        e->kernels->product(s, KV_PAGE, rows, cache->key_k, n, page, cache->key_k * KERNEL_COLUMNS,
-                            (n_keys + KERNEL_COLUMNS - 1) / KERNEL_COLUMNS, cache->key_k, false);
+        const size_t n_panels = (n_keys + KERNEL_COLUMNS - 1) / KERNEL_COLUMNS;
+        const size_t k = (n_keys + KERNEL_K_STEP - 1) / KERNEL_K_STEP * KERNEL_K_STEP;
+        const size_t key_stride = cache->key_k * KERNEL_COLUMNS;
+        const size_t value_stride = KV_PAGE * KERNEL_COLUMNS;
+        const void *values = page + cache->key_elements * size;
+        product(s, KV_PAGE, rows, cache->key_k, n, page, key_stride, n_panels, cache->key_k, false);
+        if (split)
+            product(s, KV_PAGE, low_rows, cache->key_k, n, page, key_stride, n_panels, cache->key_k,
+                    true);
         for (size_t i = 0; i < n; i++) {
             const size_t position = run->first_position + (item->first + i) / group;
             const float c = softmax_step(e, a, s + i * KV_PAGE, first_key, position, &m[i], &l[i]);
             if (c != 1.0f)
                 e->math->scale(o + i * ldv, c, ldv);
         }
-        if (e->element == ELEMENT_BF16)
-            e->math->to_bf16(p16, s, n * KV_PAGE);
-        e->kernels->product(o, ldv, p, KV_PAGE, n, page + cache->key_elements * size,
-                            KV_PAGE * KERNEL_COLUMNS, cache->value_panels,
-                            (n_keys + KERNEL_K_STEP - 1) / KERNEL_K_STEP * KERNEL_K_STEP, true);
+        if (split) {
+            split_rows(e, p_high, p_low, s, n * KV_PAGE);
+            product(o, ldv, p_high, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
+            product(o, ldv, p_low, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
+        } else {
+            product(o, ldv, s, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
+        }
     }
     for (size_t i = 0; i < n; i++) {
         const size_t token = run->first_row + (item->first + i) / group;

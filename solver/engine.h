@@ -117,6 +117,10 @@ struct engine {
     enum isa isa;
     struct team *team; /* owned; NULL: one thread */
     const struct kernels *kernels;
+    /* Keys and values may be held in another type than weights: in f32 unless tiles make bf16 pay
+     * (below AMX, bf16 products are f32 ones with an unpacking step). */
+    enum element kv_element;
+    const struct kernels *kv_kernels;
     const struct vecmath *math;
 };
 
@@ -124,6 +128,8 @@ struct engine {
  * started. */
 int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads);
 void engine_free(struct engine *e);
+/* Chooses the keys' and values' type, before a cache is made (for tests of both). */
+void engine_set_kv_element(struct engine *e, enum element element);
 
 enum { ENGINE_MAX_HEAD_DIM = 256 };
 

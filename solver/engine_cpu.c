@@ -271,9 +271,17 @@ int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int 
                          .isa = isa,
                          .kernels = kernels_find(element, isa),
                          .math = vecmath_find(isa)};
+    engine_set_kv_element(e,
+                          element == ELEMENT_BF16 && isa >= ISA_AMX ? ELEMENT_BF16 : ELEMENT_F32);
     if (n_threads > 1 && !(e->team = team_create(n_threads)))
         return -1;
     return 0;
+}
+
+void engine_set_kv_element(struct engine *e, enum element element)
+{
+    e->kv_element = element;
+    e->kv_kernels = kernels_find(element, e->isa);
 }
 
 void engine_free(struct engine *e)

@@ -90,13 +90,16 @@ static void logits_have_the_same_bits_however_they_are_computed(void **state)
     for (size_t i = 0; i < TINY_FIXTURE_COUNT; i++) {
         struct tiny_fixture fixture = expected(tiny_fixture_names[i]);
         const struct tiny_sequence *sequence = &fixture.sequences[fixture.n_sequences - 1];
-        for (int element = ELEMENT_F32; element <= ELEMENT_BF16; element++) {
+        for (int kind = 0; kind < 3; kind++) {
+            /* weights and cache: f32 and f32, bf16 and f32, bf16 and bf16 */
+            const int element = kind > 0, kv_element = kind > 1;
             float *first = NULL;
             const char *order = NULL;
             for (int isa = cpu_best_isa(); isa >= ISA_PLAIN; isa--)
                 for (int n_threads = 1; n_threads <= 2; n_threads++) {
                     struct model *model = load(tiny_fixture_names[i], (enum element)element,
                                                (enum isa)isa, n_threads);
+                    engine_set_kv_element(&model->engine, (enum element)kv_element);
                     const size_t bytes =
                         sequence->n_tokens * model->config.vocab_size * sizeof(float);
                     if (order && strcmp(order, model->engine.kernels->order) != 0) {
@@ -124,12 +127,41 @@ static void logits_have_the_same_bits_however_they_are_computed(void **state)
     }
 }
 
+/* The order of additions of AMX tiles, by its plain C twin: chunks do not change a bit there
+ * either. */
+static void logits_in_tile_order_have_the_same_bits_in_any_chunks(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama", "mistral-window", "qwen3", "llama-odd"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct tiny_fixture fixture = expected(names[i]);
+        const struct tiny_sequence *sequence = &fixture.sequences[fixture.n_sequences - 1];
+        struct model *model = load(names[i], ELEMENT_BF16, ISA_PLAIN, 1);
+        const size_t bytes = sequence->n_tokens * model->config.vocab_size * sizeof(float);
+        engine_set_kv_element(&model->engine, ELEMENT_BF16);
+        float *before = logits_of(model, sequence, 512);
+        model->engine.kernels = model->engine.kv_kernels = kernels_reference("tile32");
+        float *first = logits_of(model, sequence, 512);
+        assert_memory_not_equal(first, before, bytes); /* it is another order */
+        for (size_t chunk = 1; chunk <= 17; chunk += 4) {
+            float *logits = logits_of(model, sequence, chunk);
+            assert_memory_equal(first, logits, bytes);
+            free(logits);
+        }
+        free(before);
+        free(first);
+        model_free(model);
+        tiny_fixture_free(&fixture);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f32_logits_of_every_family_are_the_reference_ones),
         cmocka_unit_test(f32_logits_of_quantised_gguf_files_are_the_reference_ones),
         cmocka_unit_test(logits_have_the_same_bits_however_they_are_computed),
+        cmocka_unit_test(logits_in_tile_order_have_the_same_bits_in_any_chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
