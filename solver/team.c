@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -13,7 +14,9 @@
 
 #include "mpi/error.h"
 
-enum { SPINS = 500 }; /* of about 40 ns */
+/* A waiting thread first spins, which answers fastest, then offers its core to whoever else wants it,
+ * for about a millisecond in all, then sleeps. */
+enum { SPINS = 200, YIELDS = 2000 };
 
 struct worker {
     struct team *team;
@@ -49,11 +52,21 @@ static void futex_wake(_Atomic uint32_t *word, int n)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
-static void spin_once(void)
+/* Waits for *word to differ from `old`; returns its last value, which is `old` if patience ran out. */
+static uint32_t wait_awake(_Atomic uint32_t *word, uint32_t old)
 {
+    uint32_t value = atomic_load(word);
+    for (int i = 0; value == old && i < SPINS + YIELDS; i++) {
+        if (i < SPINS) {
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+            __builtin_ia32_pause();
 #endif
+        } else {
+            sched_yield();
+        }
+        value = atomic_load(word);
+    }
+    return value;
 }
 
 /* Takes parts of the current job until there are none. */
@@ -79,11 +92,7 @@ static void *worker_main(void *arg)
     uint32_t seen = 0;
 
     while (!atomic_load(&t->over)) {
-        uint32_t job = atomic_load(&t->job);
-        for (int i = 0; job == seen && i < SPINS; i++) {
-            spin_once();
-            job = atomic_load(&t->job);
-        }
+        const uint32_t job = wait_awake(&t->job, seen);
         if (job == seen) {
             atomic_fetch_add(&t->n_sleeping, 1);
             futex_wait(&t->job, seen);
@@ -163,10 +172,8 @@ void team_run(struct team *t, void (*work)(void *arg, size_t part, int thread), 
         futex_wake(&t->job, t->n_threads);
     take_parts(t, 0);
     uint32_t left = atomic_load(&t->n_left);
-    for (int i = 0; left > 0 && i < SPINS; i++) {
-        spin_once();
-        left = atomic_load(&t->n_left);
-    }
+    for (uint32_t last = 0; left > 0 && left != last; left = wait_awake(&t->n_left, left))
+        last = left;
     if (left == 0)
         return;
     atomic_store(&t->caller_sleeps, 1);
