@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "mpi/error.h"
 
@@ -58,7 +59,11 @@ static int add_slab(struct kv_cache *cache)
     int32_t *free_pages = realloc(cache->free_pages, n_pages * sizeof *free_pages);
     if (free_pages)
         cache->free_pages = free_pages;
-    void *slab = aligned_alloc(64, bytes);
+    const size_t huge = (size_t)2 << 20, alignment = bytes >= huge ? huge : 64;
+    void *slab = aligned_alloc(alignment, round_up(bytes, alignment));
+    /* Pages of a batch lie all over the slabs: small pages of memory would cost a miss each. */
+    if (slab && alignment == huge)
+        madvise(slab, round_up(bytes, alignment), MADV_HUGEPAGE);
     if (!slabs || !references || !free_pages || !slab) {
         free(slab);
         return error_set("no memory for %zu more tokens of key/value cache (%zu MiB): use a "
