@@ -260,8 +260,8 @@ static void put_memory(const struct model_config *c, size_t n_parameters, FILE *
     label(out, "memory");
     fprintf(out, "%s in bf16, ", bytes_text(2 * parameters).s);
     fprintf(out, "%s in f32", bytes_text(4 * parameters).s);
-    fprintf(out, "; a token's keys and values %s in bf16, ", bytes_text(2 * cache).s);
-    fprintf(out, "%s in f32\n", bytes_text(4 * cache).s);
+    fprintf(out, "; a token's keys and values %s", bytes_text(4 * cache).s);
+    fprintf(out, " (%s in bf16 on AMX)\n", bytes_text(2 * cache).s);
 }
 
 /* ---- tables -----------------------------------------------------------------------------------

@@ -183,7 +183,9 @@ static void product_job_part(void *arg, size_t part, int thread)
 {
     const struct product_job *j = arg;
     const size_t a = part % j->across, d = part / j->across;
-    const size_t p0 = j->n_panels * a / j->across, p1 = j->n_panels * (a + 1) / j->across;
+    /* Cut at even panels, since kernels take panels in pairs. */
+    const size_t pairs = (j->n_panels + 1) / 2, p0 = pairs * a / j->across * 2;
+    const size_t end = pairs * (a + 1) / j->across * 2, p1 = end < j->n_panels ? end : j->n_panels;
     const size_t r0 = j->n_rows * d / j->down, r1 = j->n_rows * (d + 1) / j->down;
     (void)thread;
     product_part(j->kernels, j->y + r0 * j->ldy + p0 * KERNEL_COLUMNS, j->ldy,

@@ -173,8 +173,9 @@ def compare_greedy(options, rows):
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer) if options.tokenizer else None
     same = 0
     for i, row in enumerate(rows):
-        done = subprocess.run([options.t2, "generate", options.model, row["text"], "-n", "64",
-                               "--raw", "--dtype", "f32", "--threads", str(options.threads)],
+        done = subprocess.run([options.t2, "generate", "-n", "64",
+                               "--raw", "--dtype", "f32", "--threads", str(options.threads),
+                               "--", options.model, row["text"]],
                               check=True, stdout=subprocess.PIPE)
         # The command may end its output with one newline of its own.
         text, wanted = done.stdout.decode("utf-8", "replace"), row["greedy_text"]
