@@ -1,5 +1,9 @@
 # Finds the libraries; each missing one is named with the Debian package that has it.
-find_package(PkgConfig REQUIRED)
+find_package(PkgConfig QUIET)
+if(NOT PkgConfig_FOUND)
+  message(FATAL_ERROR "t2 cannot be built: there is no pkg-config to find its libraries with. "
+    "Install pkg-config; on Debian, jobs/deps.sh installs all that t2 needs.")
+endif()
 
 set(T2_MISSING "")
 set(T2_FOUND "")
@@ -28,6 +32,10 @@ t2_pkg(crypto libssl-dev libcrypto)
 t2_pkg(sqlite libsqlite3-dev sqlite3)
 if(BUILD_TESTING OR NOT DEFINED BUILD_TESTING)
   t2_pkg(cmocka libcmocka-dev cmocka)
+  find_program(T2_MPIRUN mpirun)
+  if(NOT T2_MPIRUN)
+    string(APPEND T2_MISSING "  mpirun: install openmpi-bin\n")
+  endif()
 endif()
 pkg_search_module(T2_elpa QUIET IMPORTED_TARGET elpa elpa-2022.11.001 elpa_openmp)
 

@@ -243,8 +243,9 @@ static void print_run(hid_t file, FILE *out)
     print_text(file, "chat_format", "chat format", out);
     h5_get_int(file, "ranks", &ranks);
     h5_get_int(file, "threads", &threads);
-    fprintf(out, "%-14s %lld ranks, %lld threads each\n", "ran on", (long long)ranks,
-            (long long)threads);
+    fprintf(out, "%-14s %lld rank%s, %lld thread%s%s\n", "ran on", (long long)ranks,
+            ranks == 1 ? "" : "s", (long long)threads, threads == 1 ? "" : "s",
+            ranks == 1 ? "" : " each");
     print_text(file, "cpu", "processor", out);
     if (h5_get_int(file, "seed", &n))
         fprintf(out, "%-14s %llu\n", "seed", (unsigned long long)n);

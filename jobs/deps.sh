@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what t2 is built from on Debian 12 (or a relative with the same package names).
 #
-#   jobs/deps.sh [--fuzz] [--list]
+#   jobs/deps.sh [--check] [--fuzz] [--list]
 #
+#   --check  also what jobs/check.sh looks at the sources with
 #   --fuzz   also clang and its run-time libraries, for `jobs/check.sh --fuzz`
 #   --list   print the packages that are missing, install nothing
 set -euo pipefail
@@ -14,11 +15,12 @@ packages=(
     librandom123-dev libjansson-dev libpcre2-dev libutf8proc-dev libinih-dev libsqlite3-dev
     libcmocka-dev libssl-dev
     gnuplot-nox bubblewrap
-    python3 python3-pip ca-certificates unzip clang-format
+    python3 python3-pip ca-certificates
 )
 list=false
 for argument in "$@"; do
     case $argument in
+    --check) packages+=(clang-format shellcheck) ;;
     --fuzz) packages+=(clang libclang-rt-14-dev libomp-dev) ;;
     --list) list=true ;;
     *)
@@ -57,9 +59,18 @@ if [ "$(id -u)" -ne 0 ]; then
     fi
     root=(sudo)
 fi
-export DEBIAN_FRONTEND=noninteractive
-echo "jobs/deps.sh: installing ${missing[*]}"
-"${root[@]}" apt-get update -qq
-"${root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+echo "jobs/deps.sh: installing, with what they need (some minutes):"
+printf '%s\n' "${missing[*]}" | fold -s -w 90 | sed 's/^/  /'
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# dpkg talks much and says little, unless something fails.
+if ! {
+    "${root[@]}" apt-get update -qq &&
+        "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -q --no-install-recommends "${missing[@]}"
+} </dev/null >"$log" 2>&1; then
+    tail -n 40 "$log" >&2
+    echo "jobs/deps.sh: apt-get failed (see above)" >&2
+    exit 1
+fi
 echo "jobs/deps.sh: done"

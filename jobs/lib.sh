@@ -9,9 +9,18 @@ fi
 # Models that recipes and tests use lie here.
 export T2_MODELS="${T2_MODELS:-${XDG_DATA_HOME:-${HOME:-/tmp}/.local/share}/t2/models}"
 
-# Says what it runs, so that a newcomer can type it later.
+# Says what it runs, as a newcomer can type it later.
 show() {
-    printf '\n$ %s\n' "$*"
+    local word
+    printf '\n$'
+    for word in "$@"; do
+        if [[ $word =~ ^[A-Za-z0-9_=+.,/:@%-]+$ ]]; then
+            printf ' %s' "$word"
+        else
+            printf " '%s'" "${word//\'/\'\\\'\'}"
+        fi
+    done
+    printf '\n'
     "$@"
 }
 

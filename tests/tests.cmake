@@ -1,7 +1,6 @@
 # tests/FOLDER/test_NAME.c becomes the CTest FOLDER.NAME; a test whose first line has
 # "ranks: 1 2 3 4" is also run under mpirun with that many ranks.
 file(GLOB test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*/test_*.c)
-find_program(T2_MPIRUN mpirun REQUIRED)
 set(T2_TEST_ENVIRONMENT
   "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none"
   "ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1;T2_TASKS=${CMAKE_SOURCE_DIR}/data/tasks")

@@ -22,6 +22,9 @@ check "tasks must be named" "$code" -eq 1
 contains "... and the known ones are listed" "$err" "arc_easy"
 t2 eval "$model" --tasks arc_eazy
 contains "a misspelt task suggests the nearest" "$err" "did you mean arc_easy?"
+t2 eval "$model" --tasks add --limit 5
+check "a model's own tasks are known by name" "$code" -eq 0
+contains "... and scored" "$out" "add "
 t2 eval "$model" --tasks gsm8k
 check "absent data is a failure" "$code" -eq 1
 contains "... that says where it is published" "$err" "https://github.com/openai/grade-school-math"

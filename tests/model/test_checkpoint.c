@@ -50,7 +50,7 @@ static void dequantised_values_are_transformers(void **state)
         size_t row, column;
         uint32_t bits;
     } samples[] = {
-#include "smollm2_samples.h"
+#include "smollm2_samples.inc"
     };
     float row[1536];
 

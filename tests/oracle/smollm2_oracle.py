@@ -1,4 +1,4 @@
-"""Makes tests/model/smollm2_samples.h: a few f32 values, as bits, of SmolLM2's GGUF file as
+"""Makes tests/model/smollm2_samples.inc: a few f32 values, as bits, of SmolLM2's GGUF file as
 transformers dequantises it. Argument: the folder that
 AutoModelForCausalLM.from_pretrained(DIR, gguf_file=NAME).save_pretrained(FOLDER) wrote in f32
 (pip install safetensors numpy)."""
@@ -18,7 +18,7 @@ NAMES = ["model.embed_tokens.weight", "model.norm.weight"] + [
 def main(folder):
     rng = np.random.default_rng(1)
     with safe_open(f"{folder}/model.safetensors", "np") as f, \
-            open("tests/model/smollm2_samples.h", "w") as out:
+            open("tests/model/smollm2_samples.inc", "w") as out:
         for name in NAMES:
             t = f.get_tensor(name).astype(np.float32)
             t = t.reshape(1, -1) if t.ndim == 1 else t

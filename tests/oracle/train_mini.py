@@ -36,7 +36,7 @@ TEMPLATE = """{% for message in messages %}{{'<|im_start|>' + message['role'] + 
 
 INI = {
     "add": """\
-; Run on the model of this folder: T2_DATA=data/mini/data T2_TASKS=data/mini/tasks.
+; Its data lie in ../data, its model in ..: t2 eval data/mini --tasks NAME.
 [task]
 name = add
 description = Small sums told as a story, the answer's last number counts
