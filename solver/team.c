@@ -14,8 +14,8 @@
 
 #include "mpi/error.h"
 
-/* A waiting thread first spins, which answers fastest, then offers its core to whoever else wants it,
- * for about a millisecond in all, then sleeps. */
+/* A waiting thread first spins, which answers fastest, then offers its core to whoever else wants
+ * it, for about a millisecond in all, then sleeps. */
 enum { SPINS = 200, YIELDS = 2000 };
 
 struct worker {
@@ -52,7 +52,8 @@ static void futex_wake(_Atomic uint32_t *word, int n)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
-/* Waits for *word to differ from `old`; returns its last value, which is `old` if patience ran out. */
+/* Waits for *word to differ from `old`; returns its last value, which is `old` if patience ran out.
+ */
 static uint32_t wait_awake(_Atomic uint32_t *word, uint32_t old)
 {
     uint32_t value = atomic_load(word);

@@ -2,8 +2,9 @@
 #define T2_SOLVER_TEAM_H
 /* A rank's threads. A forward pass hands out a few hundred small jobs a step, so waking must cost
  * about a microsecond; but ranks and other programs share the cores, so nobody may spin for long: a
- * waiting thread soon offers its core to others, and after a millisecond sleeps in the kernel. (OpenMP run-times spin
- * for milliseconds, which ruins every job as soon as there are more threads than cores.)
+ * waiting thread soon offers its core to others, and after a millisecond sleeps in the kernel.
+ * (OpenMP run-times spin for milliseconds, which ruins every job as soon as there are more threads
+ * than cores.)
  *
  * Parts of a job are claimed one by one, so a thread that the system has put aside does not hold up
  * a job in which it has no part. Which thread takes which part may not matter to the result.
