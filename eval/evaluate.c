@@ -10,6 +10,7 @@
 #include "eval/gather.h"
 #include "eval/metrics.h"
 #include "model/blank.h"
+#include "model/model.h"
 #include "model/rng.h"
 #include "mpi/error.h"
 
@@ -42,6 +43,7 @@ struct work {
     const struct task *task; /* with the run's overrides */
     const struct evaluate_options *options;
     const struct tokenizer *tokenizer;
+    const struct model_config *config; /* NULL: sequences are not checked */
     struct task_context context;
     struct dataset data, examples;
     size_t *example_rows;
@@ -146,6 +148,27 @@ static void job_free(struct work *work, struct job *job)
     free(job);
 }
 
+/* Names the item's trouble while its place in the data is known. */
+static int check_fit(const struct work *work, const struct slot *slot)
+{
+    const struct model_config *c = work->config;
+    const struct tokens *tokens = &slot->tokens;
+
+    if (!c)
+        return 0;
+    for (size_t i = 0; i < tokens->n; i++)
+        if ((size_t)tokens->ids[i] >= c->vocab_size)
+            return error_set("token id %d is outside the model's vocabulary of %zu: tokenizer and "
+                             "model do not belong together",
+                             tokens->ids[i], c->vocab_size);
+    if (tokens->n + (slot->choice == SIZE_MAX) > c->max_positions)
+        return error_set("the item has %zu tokens, more than the model's %zu positions hold%s",
+                         tokens->n, c->max_positions,
+                         work->task->fewshot ? ": use fewer examples (--fewshot)"
+                                             : ": leave it out, or use a model with more");
+    return 0;
+}
+
 static int encode_job(struct work *work, struct job *job)
 {
     struct task_item *item = &job->item;
@@ -157,7 +180,8 @@ static int encode_job(struct work *work, struct job *job)
         slot->job = job;
         slot->choice = i;
         if (evaluate_encode_pair(work->tokenizer, item->prompt, item->choices[i], flags,
-                                 &slot->tokens, &slot->n_scored))
+                                 &slot->tokens, &slot->n_scored) ||
+            check_fit(work, slot))
             return -1;
         record->choice_tokens[i] = (int64_t)slot->n_scored;
         if (i == 0)
@@ -172,6 +196,8 @@ static int encode_job(struct work *work, struct job *job)
             return -1;
         if (slot->tokens.n == 0)
             return error_set("the prompt has no tokens");
+        if (check_fit(work, slot))
+            return -1;
         record->n_prompt_tokens = (int64_t)slot->tokens.n;
     }
     return 0;
@@ -236,6 +262,34 @@ static bool draw_item(struct work *work, size_t *index)
     }
     *index = work->next_item++;
     return true;
+}
+
+/* Before hours of work: can this rank's part of the items be made? Encoding is left out where the
+ * text is too short for too many tokens (a token takes a byte at least; a few stand at the ends).
+ */
+static int check_items(struct work *work)
+{
+    enum { SPARE = 64 };
+    const size_t step = (size_t)work->comm->size, first = (size_t)work->comm->rank;
+
+    for (size_t i = first; i < work->n_items; i += step) {
+        struct task_item item = {0};
+        if (task_item_make(work->task, &work->context, &work->data, i, &item))
+            return -1;
+        size_t n_prompt = strlen(item.prompt), longest = 0;
+        for (size_t j = 0; j < item.n_choices; j++)
+            if (strlen(item.choices[j]) > longest)
+                longest = strlen(item.choices[j]);
+        task_item_free(&item);
+        if (i != first &&
+            (!work->config || n_prompt + longest + SPARE < work->config->max_positions))
+            continue;
+        struct job *job = job_make(work, i);
+        if (!job)
+            return -1;
+        job_free(work, job);
+    }
+    return 0;
 }
 
 static bool next_request(void *context, struct request *request)
@@ -464,6 +518,28 @@ static int prepare(struct work *work, const struct chat_format *chat)
     return prepare_examples(work);
 }
 
+/* The ranks must have read the same task and rows, or they would count different items. Rows are
+ * compared by number and line: the cuts of a split depend on the rows' text. */
+static int compare_ranks(const struct work *work)
+{
+    const struct comm *comm = work->comm;
+    const struct dataset *data = &work->data, *examples = &work->examples;
+    const bool same_task = comm_same(comm, work->task->text, strlen(work->task->text));
+    const bool same_rows = comm_same(comm, data->lines, data->n_rows * sizeof *data->lines);
+    const bool same_examples =
+        comm_same(comm, examples->lines, examples->n_rows * sizeof *examples->lines);
+
+    if (!same_task)
+        return error_set("task %s: %s is not the same on all ranks; put one copy where every node "
+                         "reads it",
+                         work->task->name, work->task->path);
+    if (!same_rows || !same_examples)
+        return error_set("task %s: the data set %s is not the same on all ranks; put one copy "
+                         "where every node reads it, and set T2_DATA or --data alike on all",
+                         work->task->name, work->task->dataset);
+    return 0;
+}
+
 static void work_free(struct work *work)
 {
     while (work->jobs)
@@ -601,8 +677,11 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
                   const struct evaluate_options *options, struct task_result *result)
 {
     struct task adjusted = *task; /* borrows the task's texts */
-    struct work work = {
-        .comm = comm, .task = &adjusted, .options = options, .tokenizer = tokenizer};
+    struct work work = {.comm = comm,
+                        .task = &adjusted,
+                        .options = options,
+                        .tokenizer = tokenizer,
+                        .config = model ? model_get_config(model) : NULL};
     struct scheduler_stats stats = {0};
     bool has_queue = false;
 
@@ -620,11 +699,15 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
         adjusted.max_new = (size_t)options->max_new;
 
     int status = comm_agree(comm, prepare(&work, chat));
-    if (status == 0) {
+    if (status == 0)
+        status = compare_ranks(&work);
+    if (status == 0)
+        status = comm_agree(comm, check_items(&work));
+    if (status == 0 && !options->check_only) {
         has_queue = true;
         status = comm_agree(comm, comm_queue_create(comm, &work.queue));
     }
-    if (status)
+    if (status || options->check_only)
         goto done;
     work.start = now();
     int mine = run_items(&work, model, &stats);

@@ -45,6 +45,7 @@ struct evaluate_options {
     int chat;                 /* 1 chat, 0 raw, -1 as the task says */
     const char *system;       /* NULL: as the task or template says */
     int64_t fewshot, max_new; /* -1: as the task says */
+    bool check_only; /* Can the task be run on this model? Makes every item, computes none. */
     /* Called on every rank now and then (after a finished item); may be NULL. */
     void (*progress)(void *context, const struct evaluate_progress *progress);
     void *progress_context;

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,10 +39,11 @@ struct jsonl *jsonl_open(const char *path)
 
     if (!reader)
         return NULL;
-    reader->file = fopen(path, "rb");
-    if (!reader->file || fstat(fileno(reader->file), &info) != 0 || S_ISDIR(info.st_mode)) {
-        error_set("%s: cannot be read: %s", path,
-                  reader->file ? "it is not a file" : strerror(errno));
+    /* Looked at first: opening a pipe would wait for a writer. */
+    const bool is_other = stat(path, &info) == 0 && !S_ISREG(info.st_mode);
+    reader->file = is_other ? NULL : fopen(path, "rb");
+    if (!reader->file) {
+        error_set("%s: cannot be read: %s", path, is_other ? "it is not a file" : strerror(errno));
         jsonl_close(reader);
         return NULL;
     }

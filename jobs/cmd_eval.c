@@ -13,6 +13,7 @@
 #include "jobs/commands.h"
 #include "jobs/load.h"
 #include "mpi/error.h"
+#include "mpi/file_write.h"
 #include "mpi/progress.h"
 #include "mpi/text.h"
 #include "solver/cpu.h"
@@ -145,12 +146,10 @@ static int check_out(const char *path)
 
     if (!folder)
         return error_set("out of memory");
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
-        status = error_set("--out %s: it is a folder", path);
-    else if (stat(folder, &info) != 0)
+    if (stat(folder, &info) != 0)
         status = error_set("--out %s: the folder %s does not exist", path, folder);
-    else if (access(folder, W_OK) != 0)
-        status = error_set("--out %s: the folder %s may not be written to", path, folder);
+    else if (file_check_target(path))
+        status = error_prefix("--out");
     free(folder);
     return status;
 }
@@ -245,7 +244,7 @@ static void print_row(const struct run *run, const struct task_result *r)
 /* ---- the run ----------------------------------------------------------------------------------
  */
 
-static int run_task(struct run *run, const struct task *task)
+static int run_task(struct run *run, const struct task *task, bool check_only)
 {
     const struct settings *s = run->settings;
     struct evaluate_options options = evaluate_defaults();
@@ -264,13 +263,14 @@ static int run_task(struct run *run, const struct task *task)
     options.system = s->load.system;
     options.fewshot = s->fewshot;
     options.max_new = s->max_new;
+    options.check_only = check_only;
     options.progress = show_progress;
     options.progress_context = run;
     progress_begin(&run->progress, run->comm, task->name, 0, s->quiet);
     int rc = evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer, &run->loaded.chat,
                            task, &options, result);
     progress_end(&run->progress);
-    if (rc)
+    if (rc || check_only)
         return rc;
     run->n_results++;
     print_row(run, result);
@@ -303,9 +303,13 @@ static int evaluate(struct run *run, const char *path, bool chat_asked)
         rc = load_open(run->comm, path, &run->settings->load, chat_asked, &run->loaded);
     if (rc)
         return rc;
-    print_head(run);
+    /* What is wrong with the last task is told before the first has run. */
+    for (size_t i = 0; rc == 0 && run->n_tasks > 1 && i < run->n_tasks; i++)
+        rc = run_task(run, &run->tasks[i], true);
+    if (rc == 0)
+        print_head(run);
     for (size_t i = 0; rc == 0 && i < run->n_tasks; i++)
-        rc = run_task(run, &run->tasks[i]);
+        rc = run_task(run, &run->tasks[i], false);
     return rc;
 }
 

@@ -1,4 +1,5 @@
 /* t2 generate: a prompt in, text out; or a file of prompts, spread over the ranks. */
+#include <errno.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -53,24 +54,44 @@ struct run {
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
+static int encode_prompt(const struct run *run, size_t i, struct tokens *tokens)
+{
+    const size_t positions = model_get_config(run->loaded->model)->max_positions;
+    int rc = load_encode(run->loaded, run->settings->load.system, run->prompts->texts[i], tokens);
+
+    if (rc == 0 && tokens->n == 0)
+        rc = error_set("the prompt is empty");
+    else if (rc == 0 && tokens->n >= positions)
+        rc = error_set("the prompt has %zu tokens, the model takes %zu with the answer: shorten it",
+                       tokens->n, positions);
+    if (rc != 0 && run->settings->batch_file)
+        error_prefix("%s: prompt %zu", run->settings->batch_file, i + 1);
+    return rc;
+}
+
+/* Before hours of work: can all prompts be taken? Each rank looks at its part. */
+static int check_prompts(const struct run *run)
+{
+    int rc = 0;
+
+    for (size_t i = (size_t)run->comm->rank; rc == 0 && i < run->prompts->n;
+         i += (size_t)run->comm->size) {
+        struct tokens tokens = {0};
+        rc = encode_prompt(run, i, &tokens);
+        tokens_free(&tokens);
+    }
+    return comm_agree(run->comm, rc);
+}
+
 static bool fill_request(struct run *run, size_t i, struct request *request)
 {
     const struct settings *s = run->settings;
     const size_t positions = model_get_config(run->loaded->model)->max_positions;
     struct tokens *tokens = &run->tokens[i];
 
-    if (load_encode(run->loaded, s->load.system, run->prompts->texts[i], tokens) != 0)
-        run->status = -1;
-    else if (tokens->n == 0)
-        run->status = error_set("the prompt is empty");
-    else if (tokens->n >= positions)
-        run->status = error_set("the prompt has %zu tokens, the model takes %zu with the answer",
-                                tokens->n, positions);
-    if (run->status != 0) {
-        if (run->prompts->n > 1)
-            error_prefix("prompt %zu", i + 1);
+    run->status = encode_prompt(run, i, tokens);
+    if (run->status != 0)
         return false;
-    }
     const size_t room = positions - tokens->n;
     *request = (struct request){
         .tokens = tokens->ids,
@@ -103,6 +124,16 @@ static bool next_request(void *context, struct request *request)
 
 /* ---- showing --------------------------------------------------------------------------------- */
 
+/* Nothing more is computed for an output that takes nothing more. */
+static int flush_output(void)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return 0;
+    return error_set("the standard output cannot be written: %s",
+                     errno ? strerror(errno) : "is the disk full?");
+}
+
 static void show(struct run *run, const char *bytes, size_t n_bytes)
 {
     size_t n_ready;
@@ -113,7 +144,7 @@ static void show(struct run *run, const char *bytes, size_t n_bytes)
     }
     if (n_ready > 0) {
         fwrite(run->stream.held, 1, n_ready, stdout);
-        fflush(stdout);
+        run->status = flush_output();
         stream_take(&run->stream, n_ready);
     }
 }
@@ -175,8 +206,7 @@ static int print_ready(struct run *run)
             return -1;
         run->n_printed++;
     }
-    fflush(stdout);
-    return 0;
+    return flush_output();
 }
 
 static int take_answer(void *context, const struct request *request,
@@ -203,8 +233,7 @@ static int take_answer(void *context, const struct request *request,
         const size_t shown =
             run->stream.n_shown < response->n_text ? run->stream.n_shown : response->n_text;
         printf("%s\n", a->text + shown);
-        fflush(stdout);
-        return 0;
+        return flush_output();
     }
     /* Of the other ranks' work this one knows what the queue has handed out. */
     if (run->comm->size == 1)
@@ -338,7 +367,8 @@ static int run_generate(struct run *run)
     run->tokens = calloc(n, sizeof *run->tokens);
     if (!run->answers || !run->tokens)
         rc = error_set("out of memory for %zu prompts", n);
-    if (comm_agree(run->comm, rc) != 0 || comm_queue_create(run->comm, &run->queue) != 0)
+    if (comm_agree(run->comm, rc) != 0 || check_prompts(run) != 0 ||
+        comm_queue_create(run->comm, &run->queue) != 0)
         return -1;
     stream_begin(&run->stream, s->stop.items, s->stop.n);
     progress_begin(&run->progress, run->comm, "generate", n, s->quiet || run->streaming);
@@ -383,8 +413,8 @@ static int generate(const struct comm *comm, const char *path, const struct sett
 
     if (rc != 0)
         return rc;
-    /* A reader that has seen enough (t2 generate ... | head) ends a streamed answer. */
-    if (run.streaming)
+    /* A reader that has seen enough (t2 generate ... | head) ends the work. */
+    if (comm->size == 1)
         signal(SIGPIPE, SIG_DFL);
     rc = run_generate(&run);
     free_run(&run);

@@ -28,6 +28,8 @@ static int inspect(const char *path, bool verbose)
         return error_set("%s: %s", path, strerror(errno));
     if (S_ISDIR(info.st_mode))
         return inspect_model(path, verbose);
+    if (!S_ISREG(info.st_mode))
+        return error_set("%s: is not a regular file", path);
     FILE *file = fopen(path, "rb");
     if (!file)
         return error_set("%s: %s", path, strerror(errno));

@@ -65,9 +65,7 @@ static int compare_ranks(const struct comm *comm, const struct checkpoint *ck, c
     if (comm->size == 1)
         return 0;
     const uint64_t mine = fingerprint(ck);
-    uint64_t pair[2] = {mine, ~mine}; /* maximum, and minimum as the complement's maximum */
-    MPI_Allreduce(MPI_IN_PLACE, pair, 2, MPI_UINT64_T, MPI_MAX, comm->handle);
-    if (pair[0] != ~pair[1])
+    if (!comm_same(comm, &mine, sizeof mine))
         return error_set("%s: the model is not the same on all ranks; put one copy where every "
                          "node reads it",
                          path);
@@ -112,13 +110,29 @@ static int recognise_chat(const struct load_options *options, bool chat_asked, c
     return rc;
 }
 
+/* Tokens without a row in the model's tables are known from real models (a padding token that was
+ * added and never used) and do no harm until they are met; many of them are another model's
+ * tokenizer. */
+static int check_tokenizer(const struct loaded *l, const char *path)
+{
+    const size_t n = tokenizer_size(l->tokenizer);
+    const size_t rows = checkpoint_config(l->checkpoint)->vocab_size;
+
+    if (n <= rows + rows / 16 + 8)
+        return 0;
+    return error_set("%s: the tokenizer has %zu tokens, the model a vocabulary of %zu: they do not "
+                     "belong together; download both again from one place",
+                     path, n, rows);
+}
+
 static int open_local(const char *path, const struct load_options *options, bool chat_asked,
                       struct loaded *l)
 {
     const struct gguf *gguf = checkpoint_gguf(l->checkpoint);
 
     l->tokenizer = gguf ? tokenizer_load_gguf(gguf) : tokenizer_load_hf(path);
-    if (!l->tokenizer || recognise_chat(options, chat_asked, path, l) != 0)
+    if (!l->tokenizer || check_tokenizer(l, path) != 0 ||
+        recognise_chat(options, chat_asked, path, l) != 0)
         return -1;
     l->model = model_load(l->checkpoint, &l->model_options);
     return l->model ? 0 : -1;

@@ -66,6 +66,9 @@ static int split_rows(const char *text, size_t n_bytes, const char *path, struct
         if (!prompt)
             rc =
                 error_set("%s:%zu: the row has no text field \"prompt\"", path, jsonl_line(reader));
+        else if (strlen(prompt) != json_string_length(json_object_get(row, "prompt")))
+            rc = error_set("%s:%zu: the prompt holds a NUL character: leave it out", path,
+                           jsonl_line(reader));
         else
             rc = add_prompt(prompts, strdup(prompt));
         json_decref(row);

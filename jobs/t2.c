@@ -1,12 +1,15 @@
 /* The t2 command: finds the subcommand, starts MPI, runs it on every rank. */
 #include <cblas.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <hdf5.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <utf8proc.h>
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -124,6 +127,33 @@ static bool asks_for_help(int argc, char **argv)
     return false;
 }
 
+/* A file opened later must not become the standard output of a process that was started without
+ * one: its number is taken, by something that fails when it is used. */
+static void guard_descriptors(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            (void)!open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
+}
+
+/* Ranks that do different work would wait for one another for ever. */
+static int compare_command_lines(const struct comm *comm, int argc, char **argv)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+
+    for (int i = 0; out && i < argc; i++)
+        fwrite(argv[i], 1, strlen(argv[i]) + 1, out);
+    if (out && fclose(out) != 0)
+        size = 0;
+    const bool same = comm_same(comm, text, size);
+    free(text);
+    return same ? 0
+                : error_set("the ranks were started with different command lines; give all of "
+                            "them the same one");
+}
+
 static int run(const struct command *command, int argc, char **argv)
 {
     struct comm comm = {.handle = MPI_COMM_NULL, .size = 1, .node_size = 1};
@@ -135,10 +165,19 @@ static int run(const struct command *command, int argc, char **argv)
     }
     if (comm_init(&comm, &argc, &argv) != 0)
         return command_fail(command, &comm, COMMAND_FAILED);
-    code = command->run(&comm, argc, argv);
+    if (compare_command_lines(&comm, argc, argv) != 0)
+        code = command_fail(command, &comm, COMMAND_USAGE);
+    else
+        code = command->run(&comm, argc, argv);
     fflush(stdout);
     comm_finish(&comm);
     return code;
+}
+
+static bool is_pipe(int fd)
+{
+    struct stat info;
+    return fstat(fd, &info) == 0 && (S_ISFIFO(info.st_mode) || S_ISSOCK(info.st_mode));
 }
 
 int main(int argc, char **argv)
@@ -146,6 +185,7 @@ int main(int argc, char **argv)
     const char *name = argc > 1 ? argv[1] : NULL;
     int code = COMMAND_OK;
 
+    guard_descriptors();
     /* A reader that goes away (t2 ... | head) is an error of write(), so that a run can still
      * finish its files; see the end of main. */
     signal(SIGPIPE, SIG_IGN);
@@ -174,8 +214,9 @@ int main(int argc, char **argv)
     }
     errno = 0;
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == COMMAND_OK) {
-        if (errno && errno != EPIPE)
-            fprintf(stderr, "t2: cannot write to the standard output: %s\n", strerror(errno));
+        if (errno != EPIPE && !is_pipe(STDOUT_FILENO)) /* a reader may have seen enough */
+            fprintf(stderr, "t2: cannot write to the standard output: %s\n",
+                    errno ? strerror(errno) : "is the disk full?");
         code = COMMAND_FAILED;
     }
     return code;

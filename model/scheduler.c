@@ -550,6 +550,11 @@ static int scheduler_create(struct scheduler *s)
         o->batch = 1;
     if (o->chunk == 0)
         o->chunk = 1;
+    /* No pass is larger than all positions of a batch: the buffers need not be, either. */
+    size_t most;
+    if (!__builtin_mul_overflow(s->model->config.max_positions, o->batch ? o->batch : 1, &most) &&
+        o->chunk > most)
+        o->chunk = most;
     if (forward_create(&s->forward, s->model, o->chunk) != 0 ||
         forward_cache_create(&s->cache, s->model) != 0)
         return -1;

@@ -311,13 +311,13 @@ static const char *map_file(const char *path, size_t *n)
 {
     const char *text = NULL;
     struct stat info;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
     *n = 0;
     if (fd < 0 || fstat(fd, &info) != 0) {
-        error_set("%s: %s", path, strerror(errno));
+        error_set("%s: %s; a model's folder needs it, download it again", path, strerror(errno));
     } else if (!S_ISREG(info.st_mode) || info.st_size <= 0) {
-        error_set("%s: is empty or no regular file", path);
+        error_set("%s: is empty or no regular file; download it again", path);
     } else {
         void *map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (map == MAP_FAILED) {

@@ -70,6 +70,20 @@ int comm_agree(const struct comm *comm, int status)
     return error_prefix("rank %d", first);
 }
 
+bool comm_same(const struct comm *comm, const void *bytes, size_t n_bytes)
+{
+    const unsigned char *byte = bytes;
+    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+
+    if (comm->size == 1)
+        return true;
+    for (size_t i = 0; i < n_bytes; i++)
+        hash = (hash ^ byte[i]) * 0x100000001b3u;
+    uint64_t pair[2] = {hash, ~hash}; /* maximum, and minimum as the complement's maximum */
+    MPI_Allreduce(MPI_IN_PLACE, pair, 2, MPI_UINT64_T, MPI_MAX, comm->handle);
+    return pair[0] == ~pair[1];
+}
+
 int comm_queue_create(const struct comm *comm, struct comm_queue *queue)
 {
     memset(queue, 0, sizeof *queue);

@@ -30,6 +30,9 @@ void comm_abort(const struct comm *comm, int code);
  * there is more than one rank). Collective code calls it before anyone leaves. */
 int comm_agree(const struct comm *comm, int status);
 
+/* Collective. Did every rank pass the same bytes? The same answer on all. */
+bool comm_same(const struct comm *comm, const void *bytes, size_t n_bytes);
+
 /* A counter that all ranks draw from: hands out 0, 1, ..., each to one rank (work stealing). Lives
  * in rank 0's memory; draws are one-sided and need no help from rank 0. */
 struct comm_queue {

@@ -61,11 +61,17 @@ static int write_all(int fd, const char *bytes, size_t n)
     return 0;
 }
 
+/* Malloc'ed. */
+static char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+}
+
 /* The new name survives a power failure only once its folder is synced; best effort. */
 static void sync_folder(const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    char *folder = folder_of(path);
     int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 
     if (fd >= 0) {
@@ -84,37 +90,109 @@ static int fail(const char *path)
                                         : "");
 }
 
-int file_write(const char *path, const void *bytes, size_t n_bytes)
+static int check_kind(const char *path)
+{
+    struct stat info;
+
+    if (stat(path, &info) != 0)
+        return 0; /* what is not there can be made; the folder is open()'s matter */
+    if (S_ISDIR(info.st_mode))
+        return error_set("%s: cannot be written: it is a folder", path);
+    if (!S_ISREG(info.st_mode))
+        return error_set("%s: cannot be written: it is a device, a pipe or a socket; name an "
+                         "ordinary file",
+                         path);
+    return 0;
+}
+
+/* A file in path's folder that has no name until it is complete, so that a killed process leaves
+ * nothing. *has_name: the file system cannot do that, and `temporary` is there. */
+static int open_temporary(const char *path, const char *temporary, bool *has_name)
+{
+    char *folder = folder_of(path);
+    int fd = folder ? open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666) : -1;
+
+    free(folder);
+    *has_name = fd < 0;
+    return fd >= 0 ? fd : open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+}
+
+int file_check_target(const char *path)
 {
     char *temporary = NULL;
+    bool has_name;
+
+    if (check_kind(path))
+        return -1;
+    if (asprintf(&temporary, "%s.tmp-%ld", path, (long)getpid()) < 0)
+        return error_set("%s: out of memory", path);
+    int fd = open_temporary(path, temporary, &has_name);
+    if (fd < 0)
+        fail(path);
+    else
+        close(fd);
+    if (fd >= 0 && has_name)
+        unlink(temporary);
+    free(temporary);
+    return fd < 0 ? -1 : 0;
+}
+
+/* As open(2) describes for O_TMPFILE. */
+static int give_name(int fd, const char *temporary)
+{
+    char link[32];
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    unlink(temporary); /* of a dead process with our number */
+    return linkat(AT_FDCWD, link, AT_FDCWD, temporary, AT_SYMLINK_FOLLOW);
+}
+
+int file_write(const char *path, const void *bytes, size_t n_bytes)
+{
+    char *resolved = NULL, *temporary = NULL;
     struct held held;
-    struct stat info;
     int fd = -1, status = -1;
     bool created = false;
 
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
-        return error_set("%s: cannot be written: it is a folder", path);
-    if (asprintf(&temporary, "%s.tmp-%ld", path, (long)getpid()) < 0)
+    if (check_kind(path))
+        return -1;
+    /* A link stays one: the file that it leads to is replaced. */
+    resolved = realpath(path, NULL);
+    const char *target = resolved ? resolved : path;
+    if (asprintf(&temporary, "%s.tmp-%ld", target, (long)getpid()) < 0) {
+        free(resolved);
         return error_set("%s: out of memory", path);
+    }
     signal_hold(&held);
-    fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    fd = open_temporary(target, temporary, &created);
     if (fd < 0) {
+        created = false;
         fail(path);
         goto done;
     }
-    created = true;
     if (write_all(fd, bytes, n_bytes) || fsync(fd)) {
         fail(path);
         goto done;
     }
+    if (!created && give_name(fd, temporary)) {
+        /* No /proc: once more, under a name from the start. */
+        close(fd);
+        fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        if (fd < 0 || write_all(fd, bytes, n_bytes) || fsync(fd)) {
+            created = fd >= 0;
+            fail(path);
+            goto done;
+        }
+    }
+    created = true;
     int rc = close(fd);
     fd = -1;
-    if (rc || rename(temporary, path)) {
+    if (rc || rename(temporary, target)) {
         fail(path);
         goto done;
     }
     created = false;
-    sync_folder(path);
+    sync_folder(target);
     status = 0;
 done:
     if (fd >= 0)
@@ -123,5 +201,6 @@ done:
         unlink(temporary);
     signal_release(&held);
     free(temporary);
+    free(resolved);
     return status;
 }

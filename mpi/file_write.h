@@ -1,8 +1,13 @@
 #ifndef T2_MPI_FILE_WRITE_H
 #define T2_MPI_FILE_WRITE_H
-/* Writes a whole file so that a reader sees the old one or the new one, never a part: under a
- * temporary name beside the target, synced, renamed. Local to a rank; no MPI calls. */
+/* Writes a whole file so that a reader sees the old one or the new one, never a part: without
+ * a name where the file system can do that, synced, named beside the target, renamed. Local to a
+ * rank; no MPI calls. */
 #include <stddef.h>
+
+/* Can a file be put there? For asking before the work; leaves nothing behind. 0, or -1 with
+ * error_set. */
+int file_check_target(const char *path);
 
 /* 0, or -1 with error_set; then the temporary file is gone and an earlier file untouched (also when
  * the disk is full or a file-size limit is hit). */
