@@ -1,7 +1,6 @@
 #include "jobs/load.h"
 
 #include <limits.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -135,7 +134,6 @@ int load_open(const struct comm *comm, const char *path, const struct load_optio
     loaded->model_options.element = strcmp(options->dtype, "f32") == 0 ? ELEMENT_F32 : ELEMENT_BF16;
     loaded->model_options.n_threads =
         options->threads > 0 ? (int)options->threads : threads_default(comm);
-    omp_set_num_threads(loaded->model_options.n_threads);
     rc = choose_isa(comm, options->isa, &loaded->model_options.isa);
     if (rc != 0)
         return rc;

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <hdf5.h>
 #include <jansson.h>
-#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include "jobs/options.h"
 #include "mpi/error.h"
 #include "mpi/text.h"
+#include "mpi/threads.h"
 #include "solver/cpu.h"
 
 static void print_help(FILE *file)
@@ -41,6 +41,7 @@ static void print_help(FILE *file)
 
 static void print_version(void)
 {
+    const struct comm alone = {.size = 1, .node_size = 1}; /* MPI has not been started */
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING] = "", pcre2[64] = "", cpu[256] = "";
     unsigned major = 0, minor = 0, release = 0;
     int n;
@@ -72,7 +73,7 @@ static void print_version(void)
     text_table_cell(&table, "processor");
     text_table_cell(&table, "%s", cpu);
     text_table_cell(&table, "threads");
-    text_table_cell(&table, "%d", omp_get_max_threads());
+    text_table_cell(&table, "%d", threads_default(&alone));
     text_table_print(&table, stdout, 2);
 }
 

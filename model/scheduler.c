@@ -52,8 +52,9 @@ struct scheduler {
     size_t n_active;
     struct sequence lingering[LINGERING]; /* only tokens, n_planned and pages matter */
     size_t n_lingering;
-    bool exhausted;
-    size_t held_tokens;
+    struct request pending; /* the client's next one, when has_pending */
+    bool has_pending, exhausted;
+    size_t held_tokens, most_held; /* by active sequences; the most so far */
     /* the batch being planned, all [chunk] or [batch] */
     int32_t *ids, *row_runs;
     struct batch_run *runs;
@@ -63,7 +64,7 @@ struct scheduler {
     int32_t *output_rows, *targets;
     size_t n_outputs;
     struct head_result *results;
-    float *logits;    /* [batch, ld_logits], once something generates */
+    float *logits;    /* [least of batch and chunk, ld_logits], once something generates */
     int32_t *scratch; /* [vocab] */
     double start;
 };
@@ -120,24 +121,55 @@ static size_t reserve_of(const struct scheduler *s, const struct request *r)
     return r->n_tokens + (r->max_new < room ? r->max_new : room);
 }
 
+/* Finished sequences are dropped, oldest first, until there are at most `most` and they hold no
+ * more tokens than the cap leaves or, without a cap, than were in flight at once (or fill a slab):
+ * so they double the cache at most. */
+static void drop_lingering(struct scheduler *s, size_t most)
+{
+    const size_t cap = s->options.max_tokens;
+    const size_t slab = (size_t)KV_SLAB_PAGES * KV_PAGE;
+    const size_t room = cap > s->held_tokens  ? cap - s->held_tokens
+                        : cap > 0             ? 0
+                        : slab > s->most_held ? slab
+                                              : s->most_held;
+    size_t n = s->n_lingering, tokens = 0;
+
+    while (n > 0 && s->n_lingering - n < most && tokens + s->lingering[n - 1].n_planned <= room)
+        tokens += s->lingering[--n].n_planned;
+    for (size_t i = 0; i < n; i++)
+        sequence_free(s, &s->lingering[i]);
+    s->n_lingering -= n;
+    memmove(s->lingering, s->lingering + n, s->n_lingering * sizeof *s->lingering);
+}
+
+/* Looks at the client's next request; false when there is none. */
+static bool peek(struct scheduler *s)
+{
+    if (!s->has_pending && !s->exhausted) {
+        s->pending = (struct request){0};
+        s->has_pending = s->client->next(s->client->context, &s->pending);
+        s->exhausted = !s->has_pending;
+    }
+    return s->has_pending;
+}
+
 /* Takes requests from the client until the batch or the cache is full. */
 static int admit(struct scheduler *s)
 {
-    while (!s->exhausted && s->n_active < s->options.batch &&
-           (s->options.max_tokens == 0 || s->n_active == 0 ||
-            s->held_tokens < s->options.max_tokens)) {
-        struct request r = {0};
-        if (!s->client->next(s->client->context, &r)) {
-            s->exhausted = true;
-            break;
-        }
+    const size_t cap = s->options.max_tokens;
+
+    while (s->n_active < s->options.batch && peek(s)) {
+        const struct request r = s->pending;
         if (check_request(s, &r) != 0)
             return -1;
+        const size_t capacity = reserve_of(s, &r);
+        if (cap > 0 && s->n_active > 0 && s->held_tokens + capacity > cap)
+            break;
+        s->has_pending = false;
         struct sequence *q = &s->active[s->n_active];
-        *q = (struct sequence){.request = r, .n_tokens = r.n_tokens};
-        q->capacity = reserve_of(s, &r);
-        const size_t n_pages = (q->capacity + KV_PAGE - 1) / KV_PAGE;
-        q->tokens = malloc(q->capacity * sizeof *q->tokens);
+        *q = (struct sequence){.request = r, .n_tokens = r.n_tokens, .capacity = capacity};
+        const size_t n_pages = (capacity + KV_PAGE - 1) / KV_PAGE;
+        q->tokens = malloc(capacity * sizeof *q->tokens);
         q->pages = malloc(n_pages * sizeof *q->pages);
         q->logprobs = malloc((r.n_scored + 1) * sizeof *q->logprobs);
         q->greedy = malloc((r.n_scored + 1) * sizeof *q->greedy);
@@ -145,9 +177,11 @@ static int admit(struct scheduler *s)
         if (!q->tokens || !q->pages || !q->logprobs || !q->greedy)
             return error_set("no memory for a prompt of %zu tokens", r.n_tokens);
         memcpy(q->tokens, r.tokens, r.n_tokens * sizeof *q->tokens);
-        s->held_tokens += q->capacity;
+        s->held_tokens += capacity;
+        s->most_held = s->held_tokens > s->most_held ? s->held_tokens : s->most_held;
         s->stats->prompt_tokens += r.n_tokens;
     }
+    drop_lingering(s, LINGERING);
     return 0;
 }
 
@@ -401,11 +435,7 @@ static void retire(struct scheduler *s, struct sequence *q)
         sequence_free(s, q);
         return;
     }
-    if (s->n_lingering == LINGERING) {
-        sequence_free(s, &s->lingering[0]);
-        memmove(s->lingering, s->lingering + 1, (LINGERING - 1) * sizeof *s->lingering);
-        s->n_lingering--;
-    }
+    drop_lingering(s, LINGERING - 1);
     s->lingering[s->n_lingering++] = *q;
     memset(q, 0, sizeof *q);
 }
@@ -467,9 +497,11 @@ static int run_head(struct scheduler *s, int32_t *logit_rows)
         return forward_head(&s->forward, s->output_rows, s->n_outputs, s->targets, s->results,
                             NULL);
     if (!s->logits) {
-        s->logits = aligned_alloc(64, s->options.batch * s->forward.ld_logits * sizeof(float));
+        /* A sequence generates from one row of a pass at most. */
+        const size_t n = s->options.batch < s->options.chunk ? s->options.batch : s->options.chunk;
+        s->logits = aligned_alloc(64, n * s->forward.ld_logits * sizeof(float));
         if (!s->logits)
-            return error_set("no memory for the logits of a batch of %zu", s->options.batch);
+            return error_set("no memory for the logits of a batch of %zu", n);
     }
     if (n_scored == 0) {
         for (size_t i = 0; i < s->n_outputs; i++)

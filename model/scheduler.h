@@ -56,7 +56,9 @@ struct scheduler_options {
     size_t batch;      /* requests in flight at most; default 64 */
     size_t chunk;      /* rows (tokens) in one forward pass at most; default 512 */
     bool share_prefix; /* default true */
-    size_t max_tokens; /* cap on tokens held in the KV cache; 0: what the requests need */
+    /* Cap on tokens held in the KV cache, finished requests' included (a request that needs more
+     * runs alone); 0: what the requests need. */
+    size_t max_tokens;
 };
 struct scheduler_options scheduler_defaults(void);
 
@@ -73,7 +75,7 @@ struct scheduler_client {
 struct scheduler_stats {
     size_t prompt_tokens;    /* of all requests, as if nothing were shared */
     size_t computed_tokens;  /* rows that went through the model */
-    size_t generated_tokens; /* */
+    size_t generated_tokens; /* end-of-text ids included */
     size_t n_forward;
     double seconds, first_token_seconds;
 };

@@ -38,8 +38,9 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n_bytes
                      struct tokens *out);
 
 /* The bytes of ids, in a malloc'ed NUL-terminated string (*n_bytes without the NUL): what
- * tokenizers' decode gives with skip_special_tokens as told. NULL with error_set. Ids out of range
- * are an error. */
+ * tokenizers' decode gives with skip_special_tokens as told: ids past the vocabulary are passed
+ * over, as models have more rows than there are tokens. Negative ids are an error. NULL with
+ * error_set. */
 char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
                        size_t *n_bytes);
 

@@ -226,11 +226,13 @@ char *tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, 
         goto done;
     list_clear(in);
     for (size_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || (size_t)ids[i] >= t->n_tokens) {
+        if (ids[i] < 0) {
             error_set("%s: id %d is not in the vocabulary of %zu tokens", t->name, ids[i],
                       t->n_tokens);
             goto done;
         }
+        if ((size_t)ids[i] >= t->n_tokens) /* a model's vocabulary may be padded */
+            continue;
         const struct token *token = &t->tokens[ids[i]];
         if (!(token->flags & TOKEN_EXISTS) || (skip_special && (token->flags & TOKEN_SPECIAL)))
             continue;

@@ -75,12 +75,12 @@ int comm_queue_create(const struct comm *comm, struct comm_queue *queue)
     memset(queue, 0, sizeof *queue);
     if (comm->size == 1)
         return 0;
-    queue->shared = true;
     MPI_Aint bytes = comm->rank == 0 ? (MPI_Aint)sizeof(int64_t) : 0;
     int rc = MPI_Win_allocate(bytes, sizeof(int64_t), MPI_INFO_NULL, comm->handle, &queue->cell,
                               &queue->window);
     if (rc != MPI_SUCCESS)
         return error_set("cannot create the shared work queue over %d ranks", comm->size);
+    queue->shared = true;
     if (comm->rank == 0) {
         MPI_Win_lock(MPI_LOCK_EXCLUSIVE, 0, 0, queue->window);
         *queue->cell = 0;

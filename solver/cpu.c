@@ -58,7 +58,7 @@ static enum isa detect(void)
 
 enum isa cpu_best_isa(void)
 {
-    static int cached = -1; /* the same value whoever writes it */
+    static _Atomic int cached = -1; /* the same value whoever writes it */
     if (cached < 0)
         cached = (int)detect();
     return (enum isa)cached;

@@ -5,7 +5,7 @@
  *
  * Every operation treats rows (tokens) alone and blocks sums by absolute index: a row's result has
  * the same bits whatever rows are beside it, however prompts are cut, and on any number of threads.
- * On the CPU, operations are called from one thread and use n_threads of OpenMP inside.
+ * On the CPU, operations are called from one thread and use the engine's team inside.
  *
  * "elements" below are the engine's element type (f32 or bf16); the residual stream, sums and
  * everything that is not a product's input are f32. Buffers that feed products have rows of

@@ -150,6 +150,19 @@ static void write_quiz(void)
     free(text);
 }
 
+/* FOLDER/tasks/own.ini's data lie in FOLDER/data/own, not in the run's data folder. */
+static void write_own_data(void)
+{
+    char path[256];
+
+    folder_file("tasks/own.ini", "");
+    folder_file("data/README", "");
+    snprintf(path, sizeof path, "%s/data/own", folder_path);
+    mkdir(path, 0700);
+    folder_file("data/own/train.jsonl", "{\"q\":\"5?\",\"n\":5}\n");
+    folder_file("data/own/test.jsonl", "{\"q\":\"6?\",\"n\":6}\n");
+}
+
 static struct evaluate_options options_for(size_t batch)
 {
     struct evaluate_options options = evaluate_defaults();
@@ -161,18 +174,24 @@ static struct evaluate_options options_for(size_t batch)
     return options;
 }
 
-static int evaluate_text(const struct comm *comm, const char *text,
-                         const struct evaluate_options *options, struct task_result *result)
+static int evaluate_at(const struct comm *comm, const char *text, const char *path,
+                       const struct evaluate_options *options, struct task_result *result)
 {
     struct task task;
     struct chat_format chat;
 
-    assert_int_equal(0, task_from_text(&task, text, "t.ini"));
+    assert_int_equal(0, task_from_text(&task, text, path));
     assert_int_equal(0, chat_recognise(&chat, NULL, "chatml", "", ""));
     int status = evaluate_task(comm, NULL, tokenizer, &chat, &task, options, result);
     chat_free(&chat);
     task_free(&task);
     return status;
+}
+
+static int evaluate_text(const struct comm *comm, const char *text,
+                         const struct evaluate_options *options, struct task_result *result)
+{
+    return evaluate_at(comm, text, "t.ini", options, result);
 }
 
 static void assert_same_records(const struct task_result *a, const struct task_result *b)
@@ -264,6 +283,25 @@ static void metrics_apply_where_they_should(void **state)
     if (world.rank == 0)
         for (size_t i = 0; i < result.n_items; i++)
             assert_non_null(strstr(result.items[i].prompt, "A: ")); /* examples stand first */
+    task_result_free(&result);
+}
+
+static void a_tasks_own_data_have_its_examples_too(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "[task]\nname = own\ndataset = own\nprompt = \"Q: {q}\\nA:\"\nscore = generate\n"
+        "gold = n\ngold_form = number\ngrader = last_number\nfewshot = 1\n"
+        "fewshot_split = train\n";
+    struct task_result result;
+    struct evaluate_options options = options_for(8);
+    char path[256];
+
+    snprintf(path, sizeof path, "%s/tasks/own.ini", folder_path);
+    if (evaluate_at(&world, text, path, &options, &result) != 0)
+        fail_msg("%s", error_message());
+    if (world.rank == 0)
+        assert_non_null(strstr(result.items[0].prompt, "Q: 5?\nA: 5"));
     task_result_free(&result);
 }
 
@@ -394,8 +432,10 @@ static void blanks_at_the_contexts_end_move_to_the_continuation(void **state)
 static int make_folder(void **state)
 {
     (void)state;
-    if (world.rank == 0 && folder_create() == 0)
+    if (world.rank == 0 && folder_create() == 0) {
         write_quiz();
+        write_own_data();
+    }
     MPI_Bcast(folder_path, sizeof folder_path, MPI_CHAR, 0, world.handle);
     tokenizer = make_tokenizer();
     return tokenizer ? 0 : -1;
@@ -416,6 +456,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(records_are_the_same_for_any_batch_and_rank_count),
         cmocka_unit_test(metrics_apply_where_they_should),
+        cmocka_unit_test(a_tasks_own_data_have_its_examples_too),
         cmocka_unit_test(a_limit_takes_the_first_items),
         cmocka_unit_test(results_of_different_runs_hold_the_same_columns),
         cmocka_unit_test(a_failing_rank_fails_all_with_its_sentence),

@@ -187,6 +187,250 @@ static void a_shared_prefix_is_computed_once(void **state)
     model_free(model);
 }
 
+/* ---- generation through a tokenizer -------------------------------------------------------------
+ */
+
+enum { N_STOPS = 60, N_FREE = 48 };
+
+struct answer {
+    char text[1024];
+    int32_t ids[N_FREE];
+    size_t n_ids;
+    enum finish finish;
+};
+
+/* Requests that differ in their stop strings alone. */
+struct generation {
+    struct request requests[N_STOPS];
+    struct answer answers[N_STOPS];
+    size_t n, n_next, n_done, fails_at;
+};
+
+static bool generation_next(void *context, struct request *request)
+{
+    struct generation *g = context;
+    if (g->n_next == g->n)
+        return false;
+    *request = g->requests[g->n_next];
+    request->user = &g->answers[g->n_next++];
+    return true;
+}
+
+static int generation_done(void *context, const struct request *request,
+                           const struct response *response)
+{
+    struct generation *g = context;
+    struct answer *a = request->user;
+    assert_int_equal(strlen(response->text), response->n_text);
+    assert_true(response->n_text < sizeof a->text && response->n_ids <= N_FREE);
+    memcpy(a->text, response->text, response->n_text + 1);
+    memcpy(a->ids, response->ids, response->n_ids * sizeof *a->ids);
+    a->n_ids = response->n_ids;
+    a->finish = response->finish;
+    return ++g->n_done == g->fails_at ? error_set("the disk is full") : 0;
+}
+
+static struct model *load_mini(struct tokenizer **tokenizer)
+{
+    struct checkpoint *ck = checkpoint_open(T2_DATA_DIR "/mini");
+    const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1};
+    struct model *model = ck ? model_load(ck, &options) : NULL;
+    *tokenizer = tokenizer_load_hf(T2_DATA_DIR "/mini");
+    if (!model || !*tokenizer)
+        fail_msg("%s", error_message());
+    checkpoint_free(ck);
+    return model;
+}
+
+static const int32_t start[] = {1, 40, 41, 42};
+
+static struct request hot_request(uint64_t seed)
+{
+    return (struct request){.tokens = start,
+                            .n_tokens = 4,
+                            .max_new = N_FREE,
+                            .ignore_eos = true,
+                            .sampling = {.temperature = 1.5f, .top_p = 1, .seed = seed}};
+}
+
+static int generate(struct model *model, const struct tokenizer *tokenizer, struct generation *g,
+                    size_t batch, size_t chunk)
+{
+    struct scheduler_options options = scheduler_defaults();
+    options.batch = batch;
+    options.chunk = chunk;
+    const struct scheduler_client client = {generation_next, generation_done, NULL, g};
+    return scheduler_run(model, tokenizer, &options, &client, NULL);
+}
+
+static void stop_strings_cut_answers_wherever_tokens_end(void **state)
+{
+    (void)state;
+    struct tokenizer *tokenizer;
+    struct model *model = load_mini(&tokenizer);
+    struct generation *g = calloc(1, sizeof *g);
+    struct answer *free_answer = calloc(1, sizeof *free_answer);
+    char stops[N_STOPS][8] = {{0}};
+    const char *lists[N_STOPS][3];
+    uint32_t random = 3;
+
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        *g = (struct generation){.requests = {hot_request(seed)}, .n = 1};
+        assert_int_equal(generate(model, tokenizer, g, 1, 512), 0);
+        *free_answer = g->answers[0];
+        assert_int_equal(free_answer->finish, FINISH_LENGTH);
+        const size_t n_text = strlen(free_answer->text);
+        assert_true(n_text > 20);
+        *g = (struct generation){.n = N_STOPS};
+        for (size_t i = 0; i < N_STOPS; i++) {
+            const size_t n = 1 + next_random(&random) % 6;
+            const size_t at = next_random(&random) % (n_text - n);
+            memcpy(stops[i], free_answer->text + at, n);
+            stops[i][n] = '\0';
+            lists[i][0] = "";
+            lists[i][1] = "never to be found, and longer than the others";
+            lists[i][2] = stops[i];
+            g->requests[i] = hot_request(seed);
+            g->requests[i].stops = lists[i];
+            g->requests[i].n_stops = i == 0 ? 2 : 3;
+        }
+        assert_int_equal(generate(model, tokenizer, g, seed % 2 ? N_STOPS : 7, 5), 0);
+        assert_string_equal(g->answers[0].text, free_answer->text);
+        for (size_t i = 1; i < N_STOPS; i++) {
+            const struct answer *a = &g->answers[i];
+            const char *stop = strstr(free_answer->text, stops[i]);
+            const size_t n = (size_t)(stop - free_answer->text);
+            size_t n_whole;
+            if (strpbrk(stops[i], "\xef\xbf\xbd"))
+                continue; /* U+FFFD stands for bytes that the tokens do not have */
+            assert_int_equal(a->finish, FINISH_STOP);
+            assert_int_equal(strlen(a->text), n);
+            assert_memory_equal(a->text, free_answer->text, n);
+            assert_memory_equal(a->ids, free_answer->ids, a->n_ids * sizeof *a->ids);
+            /* no token more than the stop string needs */
+            char *whole = tokenizer_decode(tokenizer, a->ids, a->n_ids - 1, true, &n_whole);
+            assert_null(strstr(whole, stops[i]));
+            free(whole);
+        }
+    }
+    free(g);
+    free(free_answer);
+    model_free(model);
+    tokenizer_free(tokenizer);
+}
+
+static void a_failing_client_ends_the_run(void **state)
+{
+    (void)state;
+    struct tokenizer *tokenizer;
+    struct model *model = load_mini(&tokenizer);
+    for (size_t fails_at = 1; fails_at <= 9; fails_at += 4) {
+        struct generation *g = calloc(1, sizeof *g);
+        g->n = 9;
+        g->fails_at = fails_at;
+        for (size_t i = 0; i < g->n; i++) {
+            g->requests[i] = hot_request(i);
+            g->requests[i].max_new = i % 3 == 2 ? 0 : 1 + i; /* scored ones finish in the sweep */
+        }
+        assert_int_equal(generate(model, tokenizer, g, 4, 16), -1);
+        assert_string_equal(error_message(), "the disk is full");
+        assert_int_equal(g->n_done, fails_at);
+        free(g);
+    }
+    model_free(model);
+    tokenizer_free(tokenizer);
+}
+
+static void answers_end_at_the_models_last_position(void **state)
+{
+    (void)state;
+    struct tokenizer *tokenizer;
+    struct model *model = load_mini(&tokenizer);
+    const size_t n = model->config.max_positions;
+    int32_t *tokens = malloc(n * sizeof *tokens);
+    for (size_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)(3 + i % 400);
+    for (size_t room = 1; room <= 3; room++) {
+        struct generation *g = calloc(1, sizeof *g);
+        g->n = 2;
+        g->requests[0] = hot_request(1);
+        g->requests[0].tokens = tokens;
+        g->requests[0].n_tokens = n - room;
+        g->requests[0].max_new = SIZE_MAX;
+        g->requests[0].n_scored = 5;
+        g->requests[1] = g->requests[0];
+        g->requests[1].n_tokens = n; /* no room to answer, but to score */
+        g->requests[1].max_new = 0;
+        if (generate(model, tokenizer, g, 2, 100) != 0)
+            fail_msg("%s", error_message());
+        assert_int_equal(g->answers[0].n_ids, room);
+        assert_int_equal(g->answers[0].finish, FINISH_LENGTH);
+        assert_int_equal(g->answers[1].finish, FINISH_SCORED);
+        free(g);
+    }
+    free(tokens);
+    model_free(model);
+    tokenizer_free(tokenizer);
+}
+
+/* ---- the cap -----------------------------------------------------------------------------------
+ */
+
+/* A client that counts what is in flight. The newest request may still be waiting outside. */
+struct capped {
+    struct work *work;
+    size_t cap, held, n_flying;
+};
+
+static size_t need(const struct request *r)
+{
+    return r->n_tokens + r->max_new;
+}
+
+static bool capped_next(void *context, struct request *request)
+{
+    struct capped *c = context;
+    if (!take_next(c->work, request))
+        return false;
+    /* Whatever came before it is in flight or done. */
+    assert_true(c->n_flying <= 1 || c->held <= c->cap);
+    c->held += need(request);
+    c->n_flying++;
+    return true;
+}
+
+static int capped_done(void *context, const struct request *request,
+                       const struct response *response)
+{
+    struct capped *c = context;
+    c->held -= need(request);
+    c->n_flying--;
+    return take_done(c->work, request, response);
+}
+
+static void a_cap_changes_no_answer(void **state)
+{
+    (void)state;
+    struct model *model = load("mistral-window", ELEMENT_F32, cpu_best_isa(), 1);
+    struct work *first = run(model, 64, 64, true, NULL);
+    static const size_t caps[] = {1, 180, 500, 5000};
+    for (size_t i = 0; i < sizeof caps / sizeof *caps; i++) {
+        struct capped c = {.work = work_create(model->config.vocab_size), .cap = caps[i]};
+        struct scheduler_options options = scheduler_defaults();
+        options.chunk = 32;
+        options.max_tokens = caps[i];
+        const struct scheduler_client client = {capped_next, capped_done, NULL, &c};
+        if (scheduler_run(model, NULL, &options, &client, NULL) != 0)
+            fail_msg("%s", error_message());
+        assert_int_equal(c.work->n_done, N_REQUESTS);
+        assert_memory_equal(first->logprobs, c.work->logprobs, sizeof first->logprobs);
+        assert_memory_equal(first->answers, c.work->answers, sizeof first->answers);
+        free(c.work);
+    }
+    free(first);
+    model_free(model);
+}
+
 static void scores_are_the_logits_softmax(void **state)
 {
     (void)state;
@@ -251,6 +495,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_do_not_depend_on_batch_chunk_sharing_or_threads),
         cmocka_unit_test(a_shared_prefix_is_computed_once),
+        cmocka_unit_test(stop_strings_cut_answers_wherever_tokens_end),
+        cmocka_unit_test(a_failing_client_ends_the_run),
+        cmocka_unit_test(answers_end_at_the_models_last_position),
+        cmocka_unit_test(a_cap_changes_no_answer),
         cmocka_unit_test(scores_are_the_logits_softmax),
         cmocka_unit_test(a_prompt_that_does_not_fit_is_a_sentence),
         cmocka_unit_test(sampling_follows_the_distribution),

@@ -159,7 +159,12 @@ static void vocabulary_answers_by_text_and_by_id(void **state)
     assert_int_equal(tokenizer_bos(t), tokenizer_find(t, "<s>"));
     assert_int_equal(tokenizer_eos(t), -1);
     assert_string_equal(tokenizer_describe(t), "byte-level BPE (llama3)");
-    id = (int32_t)tokenizer_size(t);
+    const int32_t padded[] = {tokenizer_find(t, "a"), (int32_t)tokenizer_size(t), INT32_MAX,
+                              tokenizer_find(t, "b")};
+    char *text = tokenizer_decode(t, padded, 4, false, &n);
+    assert_string_equal(text, "ab");
+    free(text);
+    id = -1;
     assert_null(tokenizer_decode(t, &id, 1, false, &n));
     assert_non_null(strstr(error_message(), "not in the vocabulary"));
     tokenizer_free(t);

@@ -1,0 +1,326 @@
+/* Keys and values into pages, page copies and attention, against sums in double precision that know
+ * no pages, for random shapes, chunks and shared prefixes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <math.h>
+
+#include "mpi/error.h"
+#include "solver/engine.h"
+
+enum { SEQUENCES = 4, MOST_TOKENS = 210, MOST_PAGES = 4, MOST_ROWS = SEQUENCES * MOST_TOKENS };
+
+struct sequence {
+    size_t n, n_planned, n_pages;
+    size_t n_shared; /* tokens that are the sequence's before */
+    int32_t pages[MOST_PAGES];
+    float *qkv; /* [n, ld] */
+};
+
+struct shape {
+    struct attention_layer layer;
+    enum element element, kv_element;
+    enum isa isa;
+    int n_threads;
+    size_t ld; /* of qkv */
+};
+
+static uint32_t random_state = 5;
+
+static uint32_t random_below(uint32_t n)
+{
+    random_state = random_state * 1664525u + 1013904223u;
+    return (random_state >> 8) % n;
+}
+
+static float random_value(void)
+{
+    return (float)random_below(1 << 20) / (1 << 19) - 1;
+}
+
+static float *random_values(size_t n, float offset)
+{
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = random_value() + offset;
+    return x;
+}
+
+static double rounded(const struct shape *s, double x)
+{
+    return s->kv_element == ELEMENT_F32 ? x : (double)f32_from_bf16(bf16_from_f32((float)x));
+}
+
+/* x [head_dim] = a query or key, normalised and rotated */
+static void naive_rotate(const struct attention_layer *a, double *x, const float *in,
+                         const float *norm, size_t position)
+{
+    const size_t d = a->head_dim, half = d / 2;
+    double v[ENGINE_MAX_HEAD_DIM], squares = 0;
+    for (size_t i = 0; i < d; i++)
+        squares += (double)in[i] * in[i];
+    for (size_t i = 0; i < d; i++)
+        v[i] = norm ? in[i] / sqrt(squares / (double)d + a->norm_eps) * norm[i] : in[i];
+    for (size_t i = 0; i < half; i++) {
+        const double c = a->rope_cos[position * half + i], s = a->rope_sin[position * half + i];
+        x[i] = v[i] * c - v[i + half] * s;
+        x[i + half] = v[i + half] * c + v[i] * s;
+    }
+}
+
+/* keys [n_kv_heads, n, head_dim] of a sequence */
+static double *naive_keys(const struct shape *s, const struct sequence *q)
+{
+    const struct attention_layer *a = &s->layer;
+    const size_t d = a->head_dim;
+    double *keys = malloc(a->n_kv_heads * q->n * d * sizeof *keys);
+    assert_non_null(keys);
+    for (size_t h = 0; h < a->n_kv_heads; h++)
+        for (size_t p = 0; p < q->n; p++) {
+            double *key = keys + (h * q->n + p) * d;
+            naive_rotate(a, key, q->qkv + p * s->ld + a->k_offset + h * d, a->k_norm, p);
+            for (size_t i = 0; i < d; i++)
+                key[i] = rounded(s, key[i]);
+        }
+    return keys;
+}
+
+/* out [head_dim] of one head of one token */
+static void naive_attention(const struct shape *s, const struct sequence *q, const double *keys,
+                            size_t position, size_t head, double *out)
+{
+    const struct attention_layer *a = &s->layer;
+    const size_t d = a->head_dim, kv = head / (a->n_heads / a->n_kv_heads);
+    const size_t first = a->window && position + 1 > a->window ? position + 1 - a->window : 0;
+    double query[ENGINE_MAX_HEAD_DIM], score[MOST_TOKENS], max = -INFINITY, sum = 0;
+    naive_rotate(a, query, q->qkv + position * s->ld + a->q_offset + head * d, a->q_norm, position);
+    for (size_t p = first; p <= position; p++) {
+        score[p] = 0;
+        for (size_t i = 0; i < d; i++)
+            score[p] += query[i] * keys[(kv * q->n + p) * d + i];
+        score[p] *= (double)a->scale;
+        max = score[p] > max ? score[p] : max;
+    }
+    memset(out, 0, d * sizeof *out);
+    for (size_t p = first; p <= position; p++) {
+        const double weight = exp(score[p] - max);
+        sum += weight;
+        for (size_t i = 0; i < d; i++)
+            out[i] += weight * rounded(s, (double)q->qkv[p * s->ld + a->v_offset + kv * d + i]);
+    }
+    for (size_t i = 0; i < d; i++)
+        out[i] /= sum;
+}
+
+static void check_run(const struct shape *s, const struct sequence *q, const struct batch_run *run,
+                      const void *out, size_t ldo)
+{
+    const struct attention_layer *a = &s->layer;
+    const size_t d = a->head_dim;
+    /* A product in bf16 of high and low parts has 16 bits of q and p; a bf16 output has 8. */
+    const double tolerance = s->element == ELEMENT_BF16      ? 1.0 / 256
+                             : s->kv_element == ELEMENT_BF16 ? 1e-3
+                                                             : 2e-5;
+    double *keys = naive_keys(s, q);
+    for (size_t r = 0; r < run->n_rows; r++) {
+        const size_t at = (run->first_row + r) * ldo;
+        for (size_t h = 0; h < a->n_heads; h++) {
+            double expected[ENGINE_MAX_HEAD_DIM];
+            naive_attention(s, q, keys, run->first_position + r, h, expected);
+            for (size_t i = 0; i < d; i++) {
+                const size_t k = at + h * d + i;
+                const double got = s->element == ELEMENT_F32
+                                       ? (double)((const float *)out)[k]
+                                       : (double)f32_from_bf16(((const uint16_t *)out)[k]);
+                if (!(fabs(got - expected[i]) <= tolerance * (1 + fabs(expected[i]))))
+                    fail_msg("heads %zu/%zu of %zu, window %zu, %s, isa %s: position %zu, head "
+                             "%zu, element %zu is %g, not %g",
+                             a->n_heads, a->n_kv_heads, d, a->window,
+                             s->kv_element == ELEMENT_F32 ? "f32" : "bf16", isa_name(s->isa),
+                             run->first_position + r, h, i, got, expected[i]);
+            }
+        }
+        for (size_t i = a->n_heads * d; i < ldo; i++)
+            assert_true(s->element == ELEMENT_F32 ? ((const float *)out)[at + i] == 0
+                                                  : ((const uint16_t *)out)[at + i] == 0);
+    }
+    free(keys);
+}
+
+/* Takes over what the sequence before has by now, as the scheduler does. */
+static void share(struct kv_cache *cache, struct sequence *q, const struct sequence *other,
+                  struct batch_copy *copies, size_t *n_copies)
+{
+    size_t n = q->n_shared < other->n_planned ? q->n_shared : other->n_planned;
+    n = n < q->n ? n : q->n - 1;
+    for (; (q->n_pages + 1) * KV_PAGE <= n; q->n_pages++) {
+        q->pages[q->n_pages] = other->pages[q->n_pages];
+        kv_page_hold(cache, q->pages[q->n_pages]);
+    }
+    if (n % KV_PAGE > 0) {
+        const int32_t page = kv_page_take(cache);
+        assert_true(page >= 0);
+        copies[(*n_copies)++] = (struct batch_copy){other->pages[q->n_pages], page, n % KV_PAGE};
+        q->pages[q->n_pages++] = page;
+    }
+    q->n_planned = n;
+}
+
+/* One batch of random runs; 0 when all sequences are through. */
+static size_t run_batch(const struct shape *s, const struct engine *e, struct kv_cache *cache,
+                        struct sequence *sequences, bool tokens_one_by_one)
+{
+    const size_t width = s->layer.n_heads * s->layer.head_dim;
+    const size_t ldo = (width + KERNEL_K_STEP - 1) / KERNEL_K_STEP * KERNEL_K_STEP;
+    struct batch_run runs[SEQUENCES];
+    struct batch_copy copies[SEQUENCES];
+    const struct sequence *owners[SEQUENCES];
+    int32_t row_runs[MOST_ROWS];
+    size_t n_rows = 0, n_runs = 0, n_copies = 0;
+
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        struct sequence *q = &sequences[i];
+        if (q->n_planned == q->n)
+            continue;
+        if (q->n_planned == 0 && i > 0)
+            share(cache, q, &sequences[i - 1], copies, &n_copies);
+        const size_t left = q->n - q->n_planned;
+        const size_t n = tokens_one_by_one ? 1 : 1 + random_below((uint32_t)left);
+        while (q->n_pages * KV_PAGE < q->n_planned + n)
+            q->pages[q->n_pages++] = kv_page_take(cache);
+        for (size_t r = 0; r < n; r++)
+            row_runs[n_rows + r] = (int32_t)n_runs;
+        owners[n_runs] = q;
+        runs[n_runs++] = (struct batch_run){n_rows, n, q->n_planned, q->pages};
+        n_rows += n;
+        q->n_planned += n;
+    }
+    if (n_rows == 0)
+        return 0;
+    float *qkv = malloc(n_rows * s->ld * sizeof *qkv);
+    void *q = malloc(n_rows * s->layer.n_heads * cache->key_k * sizeof(float));
+    void *out = malloc(n_rows * ldo * sizeof(float));
+    assert_true(qkv && q && out);
+    memset(out, 0x7f, n_rows * ldo * sizeof(float));
+    for (size_t i = 0; i < n_runs; i++)
+        memcpy(qkv + runs[i].first_row * s->ld, owners[i]->qkv + runs[i].first_position * s->ld,
+               runs[i].n_rows * s->ld * sizeof *qkv);
+    const struct batch batch = {.n_rows = n_rows,
+                                .row_runs = row_runs,
+                                .runs = runs,
+                                .n_runs = n_runs,
+                                .copies = copies,
+                                .n_copies = n_copies};
+    e->ops->store(e, &s->layer, cache, &batch, qkv, s->ld, q);
+    assert_int_equal(e->ops->attention(e, &s->layer, cache, &batch, q, out, ldo), 0);
+    for (size_t i = 0; i < n_runs; i++)
+        check_run(s, owners[i], &runs[i], out, ldo);
+    free(qkv);
+    free(q);
+    free(out);
+    return n_rows;
+}
+
+static void check_shape(const struct shape *s)
+{
+    struct engine e;
+    struct kv_cache cache;
+    struct sequence sequences[SEQUENCES] = {{0}};
+
+    assert_int_equal(engine_create_cpu(&e, s->element, s->isa, s->n_threads), 0);
+    engine_set_kv_element(&e, s->kv_element);
+    kv_cache_create(&cache, s->kv_element, s->layer.layer + 1, s->layer.n_kv_heads,
+                    s->layer.head_dim);
+    /* What was in a page before must not matter: fill one slab with NaN. */
+    int32_t pages[KV_SLAB_PAGES];
+    for (size_t i = 0; i < KV_SLAB_PAGES; i++)
+        pages[i] = kv_page_take(&cache);
+    memset(cache.slabs[0], 0xff,
+           KV_SLAB_PAGES * (s->layer.layer + 1) * s->layer.n_kv_heads * cache.head_elements *
+               element_size(cache.element));
+    for (size_t i = 0; i < KV_SLAB_PAGES; i++)
+        kv_page_drop(&cache, pages[i]);
+
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        struct sequence *q = &sequences[i];
+        q->n = 1 + random_below(MOST_TOKENS);
+        q->qkv = random_values(q->n * s->ld, 0);
+        if (i > 0) {
+            const struct sequence *before = &sequences[i - 1];
+            q->n_shared = random_below((uint32_t)(before->n < q->n ? before->n : q->n) + 1);
+            memcpy(q->qkv, before->qkv, q->n_shared * s->ld * sizeof *q->qkv);
+        }
+    }
+    /* a few large batches, then some with one token of each */
+    for (size_t i = 0; i < 3; i++)
+        run_batch(s, &e, &cache, sequences, false);
+    for (size_t i = 0; i < 3; i++)
+        run_batch(s, &e, &cache, sequences, true);
+    while (run_batch(s, &e, &cache, sequences, false) > 0)
+        ;
+    for (size_t i = 0; i < SEQUENCES; i++) {
+        for (size_t p = 0; p < sequences[i].n_pages; p++)
+            kv_page_drop(&cache, sequences[i].pages[p]);
+        free(sequences[i].qkv);
+    }
+    assert_int_equal(cache.n_free, cache.n_slabs * KV_SLAB_PAGES);
+    kv_cache_free(&cache);
+    engine_free(&e);
+}
+
+static void attention_is_softmax_of_scores_times_values(void **state)
+{
+    (void)state;
+    static const size_t groups[] = {1, 3, 7, 50}, sizes[] = {8, 10, 16, 24, 40, 64, 128, 250, 256};
+    static const size_t windows[] = {0, 1, 7, 64, 100};
+    enum { TRIES = 60 };
+
+    for (int i = 0; i < TRIES; i++) {
+        struct shape s = {.element = i % 3 == 0 ? ELEMENT_BF16 : ELEMENT_F32,
+                          .kv_element = i % 2 == 0 ? ELEMENT_BF16 : ELEMENT_F32,
+                          .isa = (enum isa)random_below((uint32_t)cpu_best_isa() + 1),
+                          .n_threads = 1 + (int)random_below(3)};
+        struct attention_layer *a = &s.layer;
+        a->layer = random_below(2);
+        a->head_dim = sizes[random_below(sizeof sizes / sizeof *sizes)];
+        const size_t group = groups[random_below(a->head_dim > 100 ? 3 : 4)];
+        a->n_kv_heads = 1 + random_below(group > 7 ? 1 : 3);
+        a->n_heads = group * a->n_kv_heads;
+        a->q_offset = random_below(3);
+        a->k_offset = a->q_offset + a->n_heads * a->head_dim + random_below(20);
+        a->v_offset = a->k_offset + a->n_kv_heads * a->head_dim + random_below(20);
+        s.ld = a->v_offset + a->n_kv_heads * a->head_dim + random_below(20);
+        a->window = windows[random_below(sizeof windows / sizeof *windows)];
+        a->scale = 1.5f / sqrtf((float)a->head_dim);
+        a->norm_eps = 1e-5f;
+        const size_t half = a->head_dim / 2;
+        float *cosines = random_values(MOST_TOKENS * half, 0);
+        float *sines = random_values(MOST_TOKENS * half, 0);
+        float *q_norm = random_values(a->head_dim, 1), *k_norm = random_values(a->head_dim, 1);
+        a->rope_cos = cosines;
+        a->rope_sin = sines;
+        if (random_below(2)) {
+            a->q_norm = q_norm;
+            a->k_norm = k_norm;
+        }
+        check_shape(&s);
+        free(cosines);
+        free(sines);
+        free(q_norm);
+        free(k_norm);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(attention_is_softmax_of_scores_times_values),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
