@@ -481,7 +481,7 @@ static int prepare_examples(struct work *work)
     context->n_shots = task->fewshot;
     context->n_examples = task->fewshot + (context->same_split ? 1 : 0);
     if (!context->same_split &&
-        dataset_load(&work->examples, work->options->data_root, task->dataset, task->fewshot_split))
+        dataset_load(&work->examples, work->data_root, task->dataset, task->fewshot_split))
         return -1;
     context->examples = context->same_split ? &work->data : &work->examples;
     if (context->n_examples > context->examples->n_rows)
