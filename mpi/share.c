@@ -51,7 +51,7 @@ static int read_path(const char *path, const char *what, size_t max_bytes, char 
     if (!file)
         return error_set("%s: cannot read %s: %s", path, what, strerror(errno));
     int rc = fstat(fileno(file), &info) == 0 && S_ISDIR(info.st_mode)
-                 ? error_set("%s: cannot read %s: it is a folder", path, what)
+                 ? error_set("%s: %s is not a file", path, what)
                  : read_stream(file, path, what, max_bytes, text, n_bytes);
     fclose(file);
     return rc;
