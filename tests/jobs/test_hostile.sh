@@ -80,7 +80,7 @@ check "ranks with different data end" "$code" -eq 1
 contains "... with a sentence" "$err" "the data set add is not the same on all ranks"
 # Work for minutes, so that the rank dies in the middle of it.
 awk 'BEGIN { for (i = 0; i < 3000; i++) print "Mia has 12 apples" }' >"$scratch/prompts.txt"
-TROUBLE=kill
+TROUBLE="kill"
 run timeout 60 "$T2_MPIRUN" --oversubscribe --bind-to none -n 2 bash "$scratch/rank.sh" \
     generate "$model" --batch-file "$scratch/prompts.txt" --raw --ignore-eos -n 200 --batch 1 -q
 check "a killed rank ends the job" "$code" -ne 0
