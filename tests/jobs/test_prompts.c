@@ -31,6 +31,14 @@ static const char *write_file(const char *extension, const char *text)
     return path;
 }
 
+/* By the rank that wrote it: another one might be late, and hit the next test's file. */
+static void remove_file(const char *path)
+{
+    MPI_Barrier(comm.handle);
+    if (comm.rank == 0)
+        unlink(path);
+}
+
 static void a_text_file_has_one_prompt_a_line(void **state)
 {
     (void)state;
@@ -43,7 +51,7 @@ static void a_text_file_has_one_prompt_a_line(void **state)
     assert_string_equal(p.texts[1], " two ");
     assert_string_equal(p.texts[2], "three");
     prompts_free(&p);
-    unlink(path);
+    remove_file(path);
 }
 
 static void a_jsonl_file_has_a_prompt_a_row(void **state)
@@ -57,7 +65,7 @@ static void a_jsonl_file_has_a_prompt_a_row(void **state)
     assert_true(p.jsonl);
     assert_string_equal(p.texts[0], "a\nb");
     prompts_free(&p);
-    unlink(path);
+    remove_file(path);
 }
 
 static void a_row_without_a_prompt_is_named_by_its_line(void **state)
@@ -67,7 +75,7 @@ static void a_row_without_a_prompt_is_named_by_its_line(void **state)
     const char *path = write_file(".jsonl", "{\"prompt\": \"a\"}\n{\"prompt\": 3}\n");
     assert_int_equal(prompts_file(&comm, path, &p), -1);
     assert_non_null(strstr(error_message(), ".jsonl:2: the row has no text field \"prompt\""));
-    unlink(path);
+    remove_file(path);
 }
 
 static void an_empty_file_is_an_error(void **state)
@@ -77,7 +85,7 @@ static void an_empty_file_is_an_error(void **state)
     const char *path = write_file(".txt", "\n\n");
     assert_int_equal(prompts_file(&comm, path, &p), -1);
     assert_non_null(strstr(error_message(), "there are no prompts in it"));
-    unlink(path);
+    remove_file(path);
 }
 
 int main(int argc, char **argv)
