@@ -7,11 +7,6 @@
 #include "model/model_internal.h"
 #include "mpi/error.h"
 
-static size_t round_up(size_t n, size_t step)
-{
-    return (n + step - 1) / step * step;
-}
-
 /* Zeroed and aligned for vector loads; NULL when out of memory. */
 static void *buffer(size_t n_rows, size_t row_bytes)
 {

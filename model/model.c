@@ -10,11 +10,6 @@
 
 enum { LOAD_ROWS = 64 }; /* rows dequantised at a time; a multiple of KERNEL_COLUMNS */
 
-static size_t round_up(size_t n, size_t step)
-{
-    return (n + step - 1) / step * step;
-}
-
 static const struct tensor *find(const struct checkpoint *ck, size_t layer, const char *suffix)
 {
     char name[128];

@@ -62,6 +62,7 @@ struct scheduler {
     size_t n_rows, n_runs, n_copies;
     struct output *outputs;
     int32_t *output_rows, *targets;
+    int32_t *logit_rows; /* [chunk]: the row of `logits` that an output that generates has */
     size_t n_outputs;
     struct head_result *results;
     float *logits;    /* [least of batch and chunk, ld_logits], once something generates */
@@ -441,7 +442,7 @@ static void retire(struct scheduler *s, struct sequence *q)
 }
 
 /* Uses the head's results of one pass; drops the finished sequences. */
-static int collect(struct scheduler *s, const int32_t *logit_rows)
+static int collect(struct scheduler *s)
 {
     for (size_t i = 0; i < s->n_outputs; i++) {
         const struct output *o = &s->outputs[i];
@@ -455,7 +456,7 @@ static int collect(struct scheduler *s, const int32_t *logit_rows)
             continue;
         }
         bool over;
-        const float *logits = s->logits + (size_t)logit_rows[i] * s->forward.ld_logits;
+        const float *logits = s->logits + (size_t)s->logit_rows[i] * s->forward.ld_logits;
         if (take_token(s, q, result, logits, &over) != 0)
             return -1;
         if (over)
@@ -488,7 +489,7 @@ static int collect(struct scheduler *s, const int32_t *logit_rows)
 
 /* Scored rows need only sums over the vocabulary, generated ones all logits: the head runs once for
  * each kind. logit_rows tells where an output's logits went. */
-static int run_head(struct scheduler *s, int32_t *logit_rows)
+static int run_head(struct scheduler *s)
 {
     size_t n_scored = 0, n_generated = 0;
     for (size_t i = 0; i < s->n_outputs; i++)
@@ -505,7 +506,7 @@ static int run_head(struct scheduler *s, int32_t *logit_rows)
     }
     if (n_scored == 0) {
         for (size_t i = 0; i < s->n_outputs; i++)
-            logit_rows[i] = (int32_t)i;
+            s->logit_rows[i] = (int32_t)i;
         return forward_head(&s->forward, s->output_rows, s->n_outputs, s->targets, s->results,
                             s->logits);
     }
@@ -529,7 +530,7 @@ static int run_head(struct scheduler *s, int32_t *logit_rows)
         n = 0;
         for (size_t i = 0; i < s->n_outputs; i++)
             if ((s->targets[i] < 0) == generated) {
-                logit_rows[i] = (int32_t)n;
+                s->logit_rows[i] = (int32_t)n;
                 s->results[i] = results[n++];
             }
     }
@@ -566,10 +567,11 @@ static int scheduler_create(struct scheduler *s)
     s->outputs = malloc(o->chunk * sizeof *s->outputs);
     s->output_rows = malloc(o->chunk * sizeof *s->output_rows);
     s->targets = malloc(o->chunk * sizeof *s->targets);
+    s->logit_rows = malloc(o->chunk * sizeof *s->logit_rows);
     s->results = malloc(o->chunk * sizeof *s->results);
     s->scratch = malloc(s->model->config.vocab_size * sizeof *s->scratch);
     if (!s->active || !s->ids || !s->row_runs || !s->runs || !s->copies || !s->outputs ||
-        !s->output_rows || !s->targets || !s->results || !s->scratch)
+        !s->output_rows || !s->targets || !s->logit_rows || !s->results || !s->scratch)
         return error_set("no memory for a batch of %zu requests", o->batch);
     return 0;
 }
@@ -590,6 +592,7 @@ static void scheduler_destroy(struct scheduler *s)
     free(s->outputs);
     free(s->output_rows);
     free(s->targets);
+    free(s->logit_rows);
     free(s->results);
     free(s->logits);
     free(s->scratch);
@@ -597,15 +600,8 @@ static void scheduler_destroy(struct scheduler *s)
 
 static int step(struct scheduler *s)
 {
-    int32_t *logit_rows = malloc(s->options.chunk * sizeof *logit_rows);
-    int status = -1;
-
-    if (!logit_rows) {
-        error_set("no memory for a batch");
-        goto done;
-    }
     if (plan(s) != 0)
-        goto done;
+        return -1;
     if (s->n_rows > 0) {
         const struct batch batch = {.n_rows = s->n_rows,
                                     .ids = s->ids,
@@ -614,15 +610,12 @@ static int step(struct scheduler *s)
                                     .n_runs = s->n_runs,
                                     .copies = s->copies,
                                     .n_copies = s->n_copies};
-        if (forward_run(&s->forward, &s->cache, &batch) != 0 || run_head(s, logit_rows) != 0)
-            goto done;
+        if (forward_run(&s->forward, &s->cache, &batch) != 0 || run_head(s) != 0)
+            return -1;
         s->stats->computed_tokens += s->n_rows;
         s->stats->n_forward++;
     }
-    status = collect(s, logit_rows);
-done:
-    free(logit_rows);
-    return status;
+    return collect(s);
 }
 
 int scheduler_run(struct model *model, const struct tokenizer *tokenizer,

@@ -33,6 +33,12 @@
 
 enum { KERNEL_COLUMNS = 16, KERNEL_K_STEP = 32 };
 
+/* The smallest multiple of step that holds n: sizes padded to KERNEL_COLUMNS or KERNEL_K_STEP. */
+static inline size_t round_up(size_t n, size_t step)
+{
+    return (n + step - 1) / step * step;
+}
+
 enum element { ELEMENT_F32, ELEMENT_BF16 };
 
 /* Bytes of one element: 4 or 2. */

@@ -6,11 +6,6 @@
 
 #include "mpi/error.h"
 
-static size_t round_up(size_t n, size_t step)
-{
-    return (n + step - 1) / step * step;
-}
-
 int kv_cache_create(struct kv_cache *cache, enum element element, size_t n_layers,
                     size_t n_kv_heads, size_t head_dim)
 {
@@ -39,11 +34,6 @@ static size_t page_bytes(const struct kv_cache *cache)
 {
     return cache->n_layers * cache->n_kv_heads * cache->head_elements *
            element_size(cache->element);
-}
-
-size_t kv_cache_bytes(const struct kv_cache *cache, size_t n_positions)
-{
-    return round_up(n_positions, KV_PAGE) / KV_PAGE * page_bytes(cache);
 }
 
 static int add_slab(struct kv_cache *cache)

@@ -42,9 +42,6 @@ void kv_page_hold(struct kv_cache *cache, int32_t page);
 /* Drops one reference; the last one frees the page. */
 void kv_page_drop(struct kv_cache *cache, int32_t page);
 
-/* Bytes that pages of this shape take for n positions of one sequence. */
-size_t kv_cache_bytes(const struct kv_cache *cache, size_t n_positions);
-
 /* One head's page: its keys, followed by its values after key_elements. */
 static inline void *kv_head_page(const struct kv_cache *cache, int32_t page, size_t layer,
                                  size_t head)
