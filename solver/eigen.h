@@ -1,0 +1,40 @@
+#ifndef T2_SOLVER_EIGEN_H
+#define T2_SOLVER_EIGEN_H
+/* The symmetric eigenproblem of a dense matrix, all values and vectors, by a crew of workers that
+ * share memory (mpi/crew.h). f32 and f64 versions of the same code.
+ *
+ *   lapack     ?syevd on worker 0 (the others wait): small matrices
+ *   two-stage  dense to band by blocked Householder reflections, band to tridiagonal by bulge
+ *              chasing, divide and conquer, and two blocked back-transformations, all matrix
+ * products; Bischof, Lang & Sun 2000 (SBR); Auckenthaler et al. 2011 (ELPA); Haidar, Ltaief &
+ *              Dongarra 2011. Cut into parts that depend on n alone, each computed by one worker
+ *              with single-threaded BLAS: the same bits for a crew of any size.
+ *
+ * The BLAS must run one thread (blas_single_thread). */
+#include <stddef.h>
+
+#include "mpi/crew.h"
+#include "solver/arena.h"
+
+enum eigen_method { EIGEN_LAPACK, EIGEN_TWO_STAGE };
+
+/* Solves C = Q^T diag(values) Q for the symmetric matrix in the lower triangle, seen column-major
+ * (the upper seen row-major), of c [n, n]; ascending values [n]; row i of c, overwritten, is the
+ * i-th eigenvector. c, values and the arena's block are shared by the crew. The arena needs
+ * eigen_work_bytes; it is left as it was found. All workers call. 0, or -1 on all with error_set.
+ */
+int eigen_solve_f32(const struct crew *crew, enum eigen_method method, struct arena *arena,
+                    size_t n, float *c, float *values);
+int eigen_solve_f64(const struct crew *crew, enum eigen_method method, struct arena *arena,
+                    size_t n, double *c, double *values);
+
+/* element_bytes: 4 or 8. */
+size_t eigen_work_bytes(enum eigen_method method, size_t element_bytes, size_t n);
+
+/* The method for order n, a matter of n (and element_bytes) alone. */
+enum eigen_method eigen_method_for(size_t element_bytes, size_t n);
+
+/* Sets OpenBLAS to one thread in this process, for good. */
+void blas_single_thread(void);
+
+#endif
