@@ -23,17 +23,19 @@ struct attention_sequence {
 };
 
 /* A row of the head's loss:
- *   - weight * log p(target) + kl_weight * KL(p || p0)
- * where p is the softmax of this row's logits and p0 that of x0's (the base model's). */
+ *   - weight * log p(target) + kl_weight * KL(p || p0) + kl0_weight * KL(p0 || p)
+ * where p is the softmax of this row's logits and p0 that of x0's (the base model's). The second
+ * form is the published code's. d/dlogits: weight * (p - onehot), kl_weight * p (log p - log p0 -
+ * KL), kl0_weight * (p - p0). */
 struct head_term {
     int32_t target;
-    float weight, kl_weight;
+    float weight, kl_weight, kl0_weight;
 };
 
 struct head_term_result {
     float logprob;      /* log p(target) */
     float base_logprob; /* log p0(target), 0 without x0 */
-    float kl;           /* KL(p || p0) in nats, exact over the vocabulary; 0 without x0 */
+    float kl, kl0;      /* KL(p || p0), KL(p0 || p) in nats, over the vocabulary; 0 without x0 */
     float entropy;      /* of p, nats */
     int32_t argmax;
 };
