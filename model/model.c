@@ -12,7 +12,7 @@ enum { LOAD_ROWS = 64 }; /* rows dequantised at a time; a multiple of KERNEL_COL
 
 static const struct tensor *find(const struct checkpoint *ck, size_t layer, const char *suffix)
 {
-    char name[128];
+    char name[160];
     snprintf(name, sizeof name, "model.layers.%zu.%s", layer, suffix);
     return checkpoint_find(ck, name);
 }

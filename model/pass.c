@@ -620,7 +620,7 @@ int pass_head(struct pass *pass, const struct pass_place *places, size_t n, cons
     for (size_t first = 0; first < n; first += most) {
         const size_t count = n - first < most ? n - first : most;
         for (size_t i = 0; i < count; i++) {
-            size_t row;
+            size_t row = 0;
             if (pass_row_of(pass, &places[first + i], &row) != 0)
                 return -1;
             rows[i] = (int32_t)row;

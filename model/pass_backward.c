@@ -207,7 +207,7 @@ static int gather(const struct pass *pass, const struct pass_place *places, size
     int32_t rows[PASS_BLOCK];
 
     for (size_t i = 0; i < n; i++) {
-        size_t row;
+        size_t row = 0;
         if (pass_row_of(pass, &places[i], &row) != 0)
             return -1;
         rows[i] = (int32_t)row;
@@ -252,7 +252,7 @@ static int head_block(struct pass *pass, struct pass *base, const struct pass_pl
     ops->norm_backward(e, w->head_dh, f->ld_hidden, w->dx, f->ld_hidden, w->head_h, f->ld_hidden, n,
                        model->final_norm, c->hidden_size, (float)c->rms_norm_eps);
     for (size_t i = 0; i < n; i++) {
-        size_t row;
+        size_t row = 0;
         if (pass_row_of(pass, &places[i], &row) != 0)
             return -1;
         float *dh = w->dh + row * f->ld_hidden;
