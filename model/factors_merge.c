@@ -40,6 +40,7 @@ static const struct factors_matrix *find_module(const struct factors *f,
 static bool out_is_complete(const char *out, const struct factors_origin *origin,
                             enum factors_type type, const struct module *modules, size_t n_modules)
 {
+    char *message = strdup(error_message()); /* the caller's, should this say no */
     struct factors *f = access(out, R_OK) == 0 ? factors_open(out) : NULL;
     bool is =
         f && same_origin(factors_about(f), origin, type) && factors_n_matrices(f) == n_modules;
@@ -48,6 +49,9 @@ static bool out_is_complete(const char *out, const struct factors_origin *origin
         is = find_module(f, &modules[i]) != NULL;
     factors_close(f);
     error_clear();
+    if (!is && message && *message)
+        error_set("%s", message);
+    free(message);
     return is;
 }
 
@@ -184,12 +188,9 @@ static int room_needed(const char *out, const struct module *modules, size_t n_m
 }
 
 static int merge_into(const char *temporary, const char *out, const struct factors_origin *origin,
-                      enum factors_type type, const struct module *modules, size_t n_modules)
+                      enum factors_type type, const struct module *modules, size_t n_modules,
+                      size_t n_bytes)
 {
-    size_t n_bytes;
-
-    if (room_needed(out, modules, n_modules, &n_bytes))
-        return -1;
     hid_t file = h5_disk_create(temporary, n_bytes);
     if (file < 0)
         return -1;
@@ -216,6 +217,7 @@ int factors_merge(const char *out, const struct factors_origin *origin, enum fac
                   const struct module *modules, size_t n_modules)
 {
     char *folder = factors_parts_folder(out), *temporary = NULL, *target = NULL;
+    size_t n_bytes;
     int status = -1;
 
     if (!folder || check_target(out))
@@ -227,10 +229,12 @@ int factors_merge(const char *out, const struct factors_origin *origin, enum fac
     }
     /* A link stays one: the file that it leads to is replaced. */
     target = realpath(out, NULL);
-    if (merge_into(temporary, out, origin, type, modules, n_modules) == 0)
-        status = h5_disk_rename(temporary, target ? target : out, true);
-    else if (out_is_complete(out, origin, type, modules, n_modules))
+    if (room_needed(out, modules, n_modules, &n_bytes) == 0) {
+        if (merge_into(temporary, out, origin, type, modules, n_modules, n_bytes) == 0)
+            status = h5_disk_rename(temporary, target ? target : out, true);
+    } else if (out_is_complete(out, origin, type, modules, n_modules)) {
         status = 0; /* an earlier merge was killed while it removed the parts */
+    }
     if (status == 0 && factors_parts_remove(out))
         error_clear(); /* somebody else's files keep the folder; the factors are safe */
 done:
