@@ -7,7 +7,6 @@
  *     struct model *model = svf_fixture_load(&s, ELEMENT_F32, cpu_best_isa(), 1);
  *     struct adapter *adapter = svf_fixture_adapter(&s, model, SVF_DIRECT, true);
  */
-#include <lapacke.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +37,11 @@ static inline size_t svf_rank(const struct module *m)
     return m->n_rows < m->n_columns ? m->n_rows : m->n_columns;
 }
 
+/* LAPACK: all eigenvalues, ascending, and vectors of a symmetric matrix; row i of a is the i-th. */
+extern void dsyevd_(const char *jobz, const char *uplo, const int *n, double *a, const int *lda,
+                    double *w, double *work, const int *lwork, int *iwork, const int *liwork,
+                    int *info, size_t, size_t);
+
 static inline void svf_decompose(const struct module *m, const float *w, float *q, double *sigma)
 {
     const bool wide = m->n_rows < m->n_columns;
@@ -48,13 +52,18 @@ static inline void svf_decompose(const struct module *m, const float *w, float *
             for (size_t l = 0; l < k; l++)
                 c[i * r + j] += wide ? (double)w[i * k + l] * (double)w[j * k + l]
                                      : (double)w[l * r + i] * (double)w[l * r + j];
-    assert_int_equal(
-        LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'U', (int)r, c, (int)r, values), 0);
-    for (size_t i = 0; i < r; i++) { /* ascending eigenvalues in columns: descending rows */
+    const int n = (int)r, lwork = 1 + 6 * n + 2 * n * n, liwork = 3 + 5 * n;
+    double *work = malloc((size_t)lwork * sizeof *work);
+    int *iwork = malloc((size_t)liwork * sizeof *iwork), info = 0;
+    dsyevd_("V", "U", &n, c, &n, values, work, &lwork, iwork, &liwork, &info, 1, 1);
+    assert_int_equal(info, 0);
+    for (size_t i = 0; i < r; i++) {
         sigma[i] = sqrt(fmax(values[r - 1 - i], 0));
         for (size_t j = 0; j < r; j++)
-            q[i * r + j] = (float)c[j * r + (r - 1 - i)];
+            q[i * r + j] = (float)c[(r - 1 - i) * r + j];
     }
+    free(work);
+    free(iwork);
     free(c);
     free(values);
 }
