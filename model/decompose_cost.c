@@ -154,6 +154,7 @@ static void *probe_main(void *arg)
 {
     struct probe_worker *w = arg;
 
+    blas_single_thread();
     for (size_t i = 0; w->status == 0 && i < N_PROBES; i++)
         w->status = run_probe(w, &probes[i], &w->seconds[i]);
     if (w->status != 0)
@@ -242,7 +243,6 @@ int decompose_cost_measure(const struct comm *comm, int n_threads, struct decomp
 {
     double seconds[N_PROBES] = {0};
 
-    blas_single_thread();
     if (comm->size > 1)
         MPI_Barrier(comm->handle);
     const int status = comm_agree(comm, run_probes(n_threads, seconds));

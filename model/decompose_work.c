@@ -229,6 +229,7 @@ static void *worker_main(void *arg)
     struct worker *worker = arg;
     struct shop *shop = worker->shop;
 
+    blas_single_thread(); /* of a BLAS on OpenMP, each thread has a setting of its own */
     pthread_mutex_lock(&shop->lock);
     while (shop->gate == 0)
         pthread_cond_wait(&shop->opened, &shop->lock);
