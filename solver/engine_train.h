@@ -1,0 +1,103 @@
+#ifndef T2_SOLVER_ENGINE_TRAIN_H
+#define T2_SOLVER_ENGINE_TRAIN_H
+/* The engine's second table: what a backward pass needs beside the operations of engine.h, which it
+ * stands on. Products backward are products with transposed matrices (matrix_transpose). A CUDA
+ * back end brings its own table.
+ *
+ * Rows are tokens, as in engine.h. Unlike a forward row, a parameter's gradient sums over the rows
+ * of a pass: always in row order, so its bits depend on the pass (a shard of the batch) and not on
+ * the number of threads or ranks. All gradients that travel between layers are f32; what feeds a
+ * product is in elements. */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "solver/engine.h"
+
+/* One sequence of a pass: rows[p] is the row of its token at position p, 0 <= p < n. Sequences
+ * share rows (a common prefix); positions own .. n - 1 are this sequence's alone as queries: each
+ * row is the query of exactly one sequence, while its key and value serve all whose rows[] name it.
+ */
+struct attention_sequence {
+    const int32_t *rows;
+    size_t n, own;
+};
+
+/* A row of the head's loss:
+ *   - weight * log p(target) + kl_weight * KL(p || p0) + kl0_weight * KL(p0 || p)
+ * where p is the softmax of this row's logits and p0 that of x0's (the base model's). The second
+ * form is the published code's. d/dlogits: weight * (p - onehot), kl_weight * p (log p - log p0 -
+ * KL), kl0_weight * (p - p0). */
+struct head_term {
+    int32_t target;
+    float weight, kl_weight, kl0_weight;
+};
+
+struct head_term_result {
+    float logprob;      /* log p(target) */
+    float base_logprob; /* log p0(target), 0 without x0 */
+    float kl, kl0;      /* KL(p || p0), KL(p0 || p) in nats, over the vocabulary; 0 without x0 */
+    float entropy;      /* of p, nats */
+    int32_t argmax;
+};
+
+struct engine_train_ops {
+    /* x elements [n, ldx] = values f32 [n, ldv]; columns width .. ldx become 0. */
+    void (*to_elements)(const struct engine *e, void *x, size_t ldx, const float *values,
+                        size_t ldv, size_t n, size_t width);
+
+    /* Backward of norm: dh f32 [n, ldh] += d RMSNorm(h) * weight / dh applied to dx f32 [n, ldx].
+     * With y = h a w, a = (mean h^2 + eps)^-1/2: dh += a (w dx - h a^2 mean(h w dx)). */
+    void (*norm_backward)(const struct engine *e, float *dh, size_t lddh, const float *dx,
+                          size_t ldx, const float *h, size_t ldh, size_t n, const float *weight,
+                          size_t width, float eps);
+
+    /* Backward of swiglu: dgate_up elements [n, ldd], gate and up in the columns of gate_up f32
+     * [n, ldg]; columns beside them become 0. dx f32 [n, ldx]. */
+    void (*swiglu_backward)(const struct engine *e, void *dgate_up, size_t ldd, const float *dx,
+                            size_t ldx, const float *gate_up, size_t ldg, size_t up_offset,
+                            size_t n, size_t width);
+
+    /* Backward of store + attention together. qkv f32 [n_rows, ldqkv] are the products' results
+     * (before the query/key norm and the rotation), dout f32 [n_rows, ldo] the gradient of the
+     * attention's output; dqkv f32 [n_rows, lddqkv] is overwritten, in qkv's columns, zero beside
+     * them. Scores are recomputed in f32, block by block (Dao 2023, FlashAttention-2, section 3.2,
+     * without its stored statistics). Gradients of a shared row's key and value are added in the
+     * order of sequences. -1 when out of memory. */
+    int (*attention_backward)(const struct engine *e, const struct attention_layer *a,
+                              const struct attention_sequence *sequences, size_t n_sequences,
+                              size_t n_rows, const float *qkv, size_t ldqkv, const float *dout,
+                              size_t ldo, float *dqkv, size_t lddqkv);
+
+    /* The head's loss and its gradient to its input: dx f32 [n, lddx] from x elements [n, ldx]
+     * (after the final norm), and x0, the base model's, or NULL. m is the head [vocab, width], m_t
+     * its transpose [width, vocab]. Logits live for a block of rows only. Returns -1 when out of
+     * memory. dx may be NULL (results alone). */
+    int (*head_backward)(const struct engine *e, float *dx, size_t lddx, const void *x,
+                         const void *x0, size_t ldx, size_t n, const struct matrix *m,
+                         const struct matrix *m_t, const struct head_term *terms,
+                         struct head_term_result *results);
+
+    /* u elements [n, ldu] = z * h, h f32 [n, ldh], z [width] (SVF; z NULL: 1). Columns to ldu
+     * become 0. */
+    void (*scale_columns)(const struct engine *e, void *u, size_t ldu, const float *h, size_t ldh,
+                          const float *z, size_t n, size_t width);
+
+    /* dz [width] += sum over rows of h * q, in row order, from h, q f32 [n, ld*]. */
+    void (*multiply_sum)(const struct engine *e, float *dz, const float *h, size_t ldh,
+                         const float *q, size_t ldq, size_t n, size_t width);
+
+    /* G f32 [n_a, ldg] += a^T b for a elements [n, lda], b elements [n, ldb] (n_a and n_b columns):
+     * the gradient of a weight matrix, for adapters that train one. In row order. -1 when out of
+     * memory. */
+    int (*outer_sum)(const struct engine *e, float *g, size_t ldg, const void *a, size_t lda,
+                     size_t n_a, const void *b, size_t ldb, size_t n_b, size_t n);
+};
+
+/* The CPU's table. */
+extern const struct engine_train_ops engine_train_cpu;
+
+/* t becomes the transpose of m: outputs are inputs. Rounding is m's own. 0, or -1 with error_set.
+ */
+int matrix_transpose(struct matrix *t, const struct matrix *m, struct team *team);
+
+#endif
