@@ -7,13 +7,15 @@
  * the small side's Gram matrix, and "vector i" is row i of Q [r, r]. B goes by in blocks of
  * SVD_BLOCK rows. All W here is scaled by a power of two (svd_work.scale) that keeps squares in
  * range. Every step is cut into parts by sizes alone. */
+#include <math.h>
+
 #include "solver/svd.h"
 
 enum {
-    SVD_BLOCK = 512,   /* rows of B at a time */
-    SVD_BAND = 64,     /* couplings are measured for neighbours nearer than this, at least */
-    SVD_GROUPS = 8,    /* groups of vectors that share a probe */
-    SVD_PROBES = 16,   /* a probe for each group, and one vector of each alone */
+    SVD_BLOCK = 512,    /* rows of B at a time */
+    SVD_BAND = 64,      /* couplings are measured for neighbours nearer than this, at least */
+    SVD_GROUPS = 8,     /* groups of vectors that share a probe */
+    SVD_PROBES = 16,    /* a probe for each group, and one vector of each alone */
     SVD_SIGN_PROBES = 4 /* sums of the groups' probes, for orthogonality */
 };
 
@@ -37,10 +39,9 @@ struct svd_work {
     struct svd_parts parts;
 };
 
-/* Measured on an orthogonal Q, in scaled units. Shared by the crew. */
+/* Of an orthogonal Q, see docs/decompose.md. */
 struct svd_measure {
-    double *values; /* d_i = |B q_i|^2 / |q_i|^2 [r] */
-    double bound;   /* the largest relative error of a sqrt(d_i) that counts */
+    double bound;    /* the largest relative error of a sigma_i that counts */
     double residual; /* an upper estimate of max |C q_i - d_i q_i| / max d */
 };
 
@@ -65,16 +66,23 @@ static inline size_t svd_cuts(size_t n, size_t part)
     return (n + part - 1) / part;
 }
 
+/* The larger of two errors, where NaN is the largest of all. */
+static inline double svd_worse(double a, double b)
+{
+    return b <= a ? a : b > a ? b : INFINITY;
+}
+
 /* All workers: starts handing out parts anew. A barrier. */
 void svd_parts_start(struct svd_work *w);
 /* The next of n parts into parts.next, or false when all are taken: then the step is over for this
  * worker, after a barrier. */
 bool svd_part(struct svd_work *w, size_t n);
 
-/* ---- svd_gram.c ------------------------------------------------------------------------------- */
+/* ---- svd_gram.c -------------------------------------------------------------------------------
+ */
 
 /* Takes the memory for reading. */
-int svd_blocks_take(struct svd_work *w, bool want_f64);
+int svd_blocks_take(struct svd_work *w);
 size_t svd_blocks_bytes(size_t n_rows, size_t n_columns, int crew_size);
 
 struct svd_block {
@@ -87,39 +95,46 @@ struct svd_block {
 /* Reads block `index` (all workers, a barrier before it can be used and before the next one). */
 int svd_block_read(struct svd_work *w, size_t index, bool want_f64, struct svd_block *block);
 
-/* Reads a wide matrix into memory and finds its scale; nothing for a tall one. */
-int svd_copy_read(struct svd_work *w);
+/* Reads all of W to find its scale, 0 where W = 0, and keeps a wide W in memory: needed before
+ * anything else there; a tall W's scale is found by svd_gram. */
+int svd_scale(struct svd_work *w);
 
 /* The upper triangle of C [r, r] (float or double by `bytes`), row-major; finds the scale if it is
  * not known. A zero matrix leaves scale at 0. */
 int svd_gram(struct svd_work *w, size_t bytes, void *c);
 
-/* ---- svd_bounds.c ----------------------------------------------------------------------------- */
+/* ---- svd_bounds.c -----------------------------------------------------------------------------
+ */
 
 /* Scales every row of q to norm 1. */
 void svd_normalise(struct svd_work *w, size_t bytes, void *q);
 
-/* Values, their bound and the residual of Q [r, r], rows ordered by value, ascending or
- * descending. */
-int svd_measure(struct svd_work *w, size_t bytes, const void *q, struct svd_measure *measure);
+/* values [r]: d_i = |B q_i|^2 / |q_i|^2 in scaled units, for the rows of Q [r, r] ordered by them,
+ * up or down, and what they are worth. */
+int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
+                struct svd_measure *measure);
 size_t svd_measure_bytes(size_t r, int crew_size);
 
-/* Probes of Q's rows, zt f64 [SVD_PROBES, r]: the first SVD_GROUPS are sums of the groups' rows
- * with random signs, the others single rows. */
-void svd_probes_make(struct svd_work *w, size_t bytes, const void *q, double *zt);
-int svd_group_begin(size_t r, int group);     /* first row of a group */
-int svd_group_sample(size_t r, int group);    /* its single row */
+/* Vectors are probed in groups of neighbours: the first row of a group, and one taken by itself. */
+size_t svd_group_begin(size_t r, size_t group);
+size_t svd_group_sample(size_t r, size_t group);
 double svd_probe_sign(uint64_t stream, size_t index); /* +1 or -1 */
 
-/* An upper estimate of max_i |C q_i - d_i q_i| (unscaled by max d) for each group, from probes zt
- * and C applied to them, st. */
-void svd_group_residuals(size_t r, const double *values, size_t bytes, const void *q,
-                         const double *st, double rms[SVD_GROUPS], double sample[SVD_GROUPS]);
+/* zt f64 [SVD_PROBES, r]: sums of each group's rows of q times svd_probe_sign(0, row), then each
+ * group's sample. */
+void svd_probes_make(struct svd_work *w, size_t bytes, const void *q, double *zt);
 
-/* st [SVD_PROBES, r] = zt C, in f64 by one pass over W; `squares` [SVD_PROBES] = |B z|^2. */
+/* st [SVD_PROBES, r] = zt C, in f64 by one pass over W; squares [SVD_PROBES] = |B z|^2. */
 int svd_apply(struct svd_work *w, const double *zt, double *st, double *squares);
+size_t svd_apply_bytes(size_t r);
 
-/* ---- svd_check.c ------------------------------------------------------------------------------ */
+/* From st = zt C, overwritten: for each group the root mean square of |C q_i - d_i q_i| over it (an
+ * estimate) and an upper estimate of the largest. */
+void svd_residuals(struct svd_work *w, size_t bytes, const void *q, const double *d, double *st,
+                   double rms[SVD_GROUPS], double worst[SVD_GROUPS]);
+
+/* ---- svd_check.c ------------------------------------------------------------------------------
+ */
 
 struct svd_contract {
     double orthogonality, residual;
@@ -132,14 +147,14 @@ int svd_contract(struct svd_work *w, const float *factor, const double *values,
                  double known_residual, struct svd_contract *contract);
 size_t svd_contract_bytes(size_t r, bool full, int crew_size);
 
-/* ---- svd_repair.c ----------------------------------------------------------------------------- */
+/* ---- svd_repair.c -----------------------------------------------------------------------------
+ */
 
-/* Makes the rows of p f64 [r, r] orthonormal. Worker 0 decides; -1 without a message when they
- * are too far from it (*hopeless is set) . */
+/* Makes the rows of p f64 [r, r] orthonormal. *hopeless: they cannot be, p is not to be used. */
 int svd_orthogonalise(struct svd_work *w, double *p, bool *hopeless);
 /* Rotates the rows of p until B p is orthogonal, by one-sided Jacobi. values [r] become |B p|^2. */
 int svd_jacobi(struct svd_work *w, double *p, double *values, bool *hopeless);
-/* The factor and values of W by LAPACK on W itself. */
+/* p and values of W by LAPACK on W itself. */
 int svd_lapack(struct svd_work *w, double *p, double *values);
 size_t svd_repair_bytes(size_t n_rows, size_t n_columns);
 
