@@ -105,14 +105,21 @@ size_t svd_group_begin(size_t r, size_t group)
     return group * r / SVD_GROUPS;
 }
 
-/* The first and the last vector of all are always among the samples: one has the smallest value. */
-size_t svd_group_sample(size_t r, size_t group)
+size_t svd_single(size_t r, size_t s)
 {
-    const size_t first = svd_group_begin(r, group), end = svd_group_begin(r, group + 1);
+    if (s == 0 || s == SVD_SINGLES - 1)
+        return s == 0 ? 0 : r - 1;
+    const size_t first = s < 4 ? 0 : r / 8, end = s < 4 ? (r + 7) / 8 : r;
+    return first + random_bits(SVD_GROUPS, s) % (end - first);
+}
 
-    if (first == 0 || first >= end)
-        return first < r ? first : r - 1;
-    return end == r ? r - 1 : first + random_bits(SVD_GROUPS, group) % (end - first);
+size_t svd_group_of(size_t r, size_t i)
+{
+    size_t g = 0;
+
+    while (i >= svd_group_begin(r, g + 1))
+        g++;
+    return g;
 }
 
 void svd_probes_make(struct svd_work *w, size_t bytes, const void *q, double *zt)
@@ -120,11 +127,11 @@ void svd_probes_make(struct svd_work *w, size_t bytes, const void *q, double *zt
     const size_t r = w->r;
 
     while (svd_part(w, SVD_PROBES)) {
-        const size_t p = w->parts.next, g = p % SVD_GROUPS;
+        const size_t p = w->parts.next, g = p;
         double *z = zt + p * r;
         memset(z, 0, r * sizeof *z);
         if (p >= SVD_GROUPS)
-            axpy(bytes, 1, blas_at_const(q, bytes, svd_group_sample(r, g) * r), r, z);
+            axpy(bytes, 1, blas_at_const(q, bytes, svd_single(r, p - SVD_GROUPS) * r), r, z);
         else
             for (size_t i = svd_group_begin(r, g); i < svd_group_begin(r, g + 1); i++)
                 axpy(bytes, svd_probe_sign(0, i), blas_at_const(q, bytes, i * r), r, z);
@@ -137,20 +144,24 @@ void svd_residuals(struct svd_work *w, size_t bytes, const void *q, const double
     const size_t r = w->r;
 
     while (svd_part(w, SVD_PROBES)) {
-        const size_t p = w->parts.next, g = p % SVD_GROUPS, s = svd_group_sample(r, g);
-        double *line = st + p * r;
-        if (p >= SVD_GROUPS)
-            axpy(bytes, -d[s], blas_at_const(q, bytes, s * r), r, line);
-        else
-            for (size_t i = svd_group_begin(r, g); i < svd_group_begin(r, g + 1); i++)
-                axpy(bytes, -d[i] * svd_probe_sign(0, i), blas_at_const(q, bytes, i * r), r, line);
+        const size_t p = w->parts.next;
+        const size_t first = p < SVD_GROUPS ? svd_group_begin(r, p) : svd_single(r, p - SVD_GROUPS);
+        const size_t end = p < SVD_GROUPS ? svd_group_begin(r, p + 1) : first + 1;
+        for (size_t i = first; i < end; i++) {
+            const double sign = p < SVD_GROUPS ? svd_probe_sign(0, i) : 1;
+            axpy(bytes, -d[i] * sign, blas_at_const(q, bytes, i * r), r, st + p * r);
+        }
     }
     for (size_t g = 0; g < SVD_GROUPS; g++) {
         const size_t n = svd_group_begin(r, g + 1) - svd_group_begin(r, g);
-        const double sum = sqrt(sum_squares(sizeof *st, st + g * r, r));
-        const double one = sqrt(sum_squares(sizeof *st, st + (SVD_GROUPS + g) * r, r));
-        rms[g] = n > 0 ? svd_worse(sum / sqrt((double)n), one) : 0;
-        worst[g] = n > 0 ? svd_worse(sum, one) : 0;
+        worst[g] = n > 0 ? sqrt(sum_squares(sizeof *st, st + g * r, r)) : 0;
+        rms[g] = n > 0 ? worst[g] / sqrt((double)n) : 0;
+    }
+    for (size_t s = 0; s < SVD_SINGLES; s++) {
+        const size_t g = svd_group_of(r, svd_single(r, s));
+        const double one = sqrt(sum_squares(sizeof *st, st + (SVD_GROUPS + s) * r, r));
+        worst[g] = svd_worse(worst[g], one);
+        rms[g] = svd_worse(rms[g], one);
     }
 }
 
@@ -337,10 +348,15 @@ static double value_error(const struct couplings *c, size_t i, double eps, const
     return sum;
 }
 
+/* quotient_error: relative, as measured. */
 static double largest_bound(const struct couplings *c, const double rms[SVD_GROUPS],
-                            double quotient_error)
+                            double quotient_error, double unit)
 {
     const size_t r = c->r;
+    double trace = 0;
+    for (size_t i = 0; i < r; i++)
+        trace += c->d[i];
+    const double mean = sqrt(trace / (double)r);
     const double top = span_of(c->d, 0, r).high;
     const double floor = sqrt(top) * (double)r * 0x1p-52;
     double bound = 0;
@@ -357,7 +373,7 @@ static double largest_bound(const struct couplings *c, const double rms[SVD_GROU
             while (i >= svd_group_begin(r, g + 1))
                 g++;
             bound = svd_worse(bound, relative_error(value_error(c, i, 2 * rms[g], far), c->d[i]) +
-                                         4 * quotient_error / sigma + 0x1p-50);
+                                         4 * fmax(quotient_error, 0.5 * unit * (1 + mean / sigma)));
         }
     }
     return bound;
@@ -409,16 +425,20 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
     svd_residuals(w, bytes, q, values, p.st, rms, worst);
     if (w->crew->index == 0) {
         const struct couplings c = {values, p.band, cross, r};
-        double quotient_error = 0, top = 0, largest = 0;
-        for (size_t g = 0; g < SVD_GROUPS; g++) {
-            const size_t s = svd_group_sample(r, g);
+        const double top = span_of(values, 0, r).high,
+                     floor = top * ((double)r * 0x1p-52) * ((double)r * 0x1p-52);
+        double quotient_error = 0, largest = 0;
+        for (size_t i = 0; i < SVD_SINGLES; i++) {
+            const size_t s = svd_single(r, i);
             const double norm = sum_squares(bytes, blas_at_const(q, bytes, s * r), r);
-            quotient_error = svd_worse(
-                quotient_error, fabs(sqrt(values[s]) - sqrt(p.squares[SVD_GROUPS + g] / norm)));
-            largest = svd_worse(largest, worst[g]);
+            const double sigma = sqrt(p.squares[SVD_GROUPS + i] / norm);
+            if (sigma * sigma > floor)
+                quotient_error = svd_worse(quotient_error, fabs(sqrt(values[s]) / sigma - 1));
         }
-        top = span_of(values, 0, r).high;
-        shared->bound = largest_bound(&c, rms, quotient_error);
+        for (size_t g = 0; g < SVD_GROUPS; g++)
+            largest = svd_worse(largest, worst[g]);
+        shared->bound =
+            largest_bound(&c, rms, quotient_error, bytes == sizeof(float) ? 0x1p-24 : 0x1p-53);
         shared->residual = top > 0 ? largest / top : 0;
     }
     crew_wait(w->crew);

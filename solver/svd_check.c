@@ -47,15 +47,6 @@ static struct svd_contract combine(const struct svd_work *w, struct svd_contract
     return all;
 }
 
-static size_t group_of(size_t r, size_t i)
-{
-    size_t g = 0;
-
-    while (i >= svd_group_begin(r, g + 1))
-        g++;
-    return g;
-}
-
 /* max_i |q_i . t - x_i| where t = sum_i x_i q_i for a few random x: the entries of row i of
  * Q Q^T - I, added with random signs. */
 static double probe_orthogonality(struct svd_work *w, const float *factor, const double *zt,
@@ -75,7 +66,7 @@ static double probe_orthogonality(struct svd_work *w, const float *factor, const
         const size_t first = w->parts.next * (size_t)LINES;
         for (size_t i = first; i < svd_at_most(first + LINES, r); i++) {
             const double sign = svd_probe_sign(0, i);
-            const size_t g = group_of(r, i);
+            const size_t g = svd_group_of(r, i);
             for (size_t p = 0; p < SVD_SIGN_PROBES; p++)
                 worst = svd_worse(worst, fabs(dot(factor + i * r, t + p * r, r) -
                                               sign * svd_probe_sign(1 + p, g)));

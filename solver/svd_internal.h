@@ -12,10 +12,11 @@
 #include "solver/svd.h"
 
 enum {
-    SVD_BLOCK = 512,    /* rows of B at a time */
-    SVD_BAND = 64,      /* couplings are measured for neighbours nearer than this, at least */
-    SVD_GROUPS = 8,     /* groups of vectors that share a probe */
-    SVD_PROBES = 16,    /* a probe for each group, and one vector of each alone */
+    SVD_BLOCK = 512, /* rows of B at a time */
+    SVD_BAND = 64,   /* couplings are measured for neighbours nearer than this, at least */
+    SVD_GROUPS = 8,  /* groups of vectors that share a probe */
+    SVD_SINGLES = 8, /* vectors probed alone */
+    SVD_PROBES = SVD_GROUPS + SVD_SINGLES,
     SVD_SIGN_PROBES = 4 /* sums of the groups' probes, for orthogonality */
 };
 
@@ -115,13 +116,15 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
                 struct svd_measure *measure);
 size_t svd_measure_bytes(size_t r, int crew_size);
 
-/* Vectors are probed in groups of neighbours: the first row of a group, and one taken by itself. */
+/* Vectors are probed in groups of neighbours, the first row of a group given, and some singly:
+ * the first one, the last, and more of the first eighth (where values ascend, the small ones). */
 size_t svd_group_begin(size_t r, size_t group);
-size_t svd_group_sample(size_t r, size_t group);
+size_t svd_group_of(size_t r, size_t row);
+size_t svd_single(size_t r, size_t index);
 double svd_probe_sign(uint64_t stream, size_t index); /* +1 or -1 */
 
-/* zt f64 [SVD_PROBES, r]: sums of each group's rows of q times svd_probe_sign(0, row), then each
- * group's sample. */
+/* zt f64 [SVD_PROBES, r]: sums of each group's rows of q times svd_probe_sign(0, row), then the
+ * single rows. */
 void svd_probes_make(struct svd_work *w, size_t bytes, const void *q, double *zt);
 
 /* st [SVD_PROBES, r] = zt C, in f64 by one pass over W; squares [SVD_PROBES] = |B z|^2. */
