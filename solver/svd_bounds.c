@@ -312,12 +312,12 @@ static double shift(double c, double gap)
     return c <= gap ? (c == 0 ? 0 : c * (c / gap)) : c;
 }
 
-/* Relative error of sqrt(value) from an error of value. */
+/* Relative error of sqrt(value) from an error of value; nothing is known when that is as large. */
 static double relative_error(double error, double value)
 {
     const double x = error / value;
 
-    return x < 0.5 ? 1 / sqrt(1 - x) - 1 : x;
+    return x < 1 ? 1 / sqrt(1 - x) - 1 : INFINITY;
 }
 
 struct couplings {
