@@ -230,8 +230,9 @@ static size_t eigen_work(enum grid_eigen solver, size_t n, struct grid_shape s, 
 
     if (solver == GRID_SYEVD) {
         const size_t reduce = 3 * n + largest(nb * (np + 1), 3 * nb);
+        const size_t back = (np + nq + nb) * nb; /* p?ormtr's, which p?syevd's query forgets */
         *integers = 7 * n + 8 * (size_t)s.n_columns + 2;
-        return largest(1 + 6 * n + 2 * np * nq, reduce) + 2 * n;
+        return largest(1 + 6 * n + 2 * np * nq, reduce) + 2 * n + back;
     }
     const size_t nn = largest(n, largest(nb, 2));
     *integers = 12 * largest(n, largest(p + 1, 4)) + 2 * n;

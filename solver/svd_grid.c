@@ -11,7 +11,10 @@
  * with the factor 1/2 of the square root given away for the interplay of three and more, and what
  * rounding does to B: 2 u sigma_1 / sigma_i + (u |W|_F / sigma_i)^2 / 2, the part along b_i and the
  * part across, errors of single products taken as independent (Higham and Mary 2019). |t_i| is also
- * the norm of the residual W^T W q_i - lambda_i q_i. */
+ * the norm of the residual W^T W q_i - lambda_i q_i.
+ *
+ * The precision asked for is that of the Gram matrix and its eigenvectors; what judges them is f64,
+ * so that eigenvectors in f32 still give sigma_i up to the square of their errors. */
 #include "solver/svd_grid.h"
 
 #include <math.h>
@@ -21,8 +24,9 @@
 #include "mpi/error.h"
 #include "solver/grid.h"
 
-enum { BATCH_ELEMENTS = 1 << 20 };      /* of a batch of X, at least this for each rank */
-static const double gesvd_constant = 4; /* |error of sigma_i| <= constant * u * sigma_1 */
+enum { BATCH_ELEMENTS = 1 << 20 }; /* of a batch of X, at least this for each rank */
+/* p?gesvd's errors are below this times u sqrt(r) sigma_1; measured: up to half of it. */
+static const double gesvd_constant = 4;
 
 struct job {
     struct grid grid;
@@ -38,7 +42,7 @@ struct job {
 
 /* One attempt's result; the vectors are in the order of z's columns. */
 struct outcome {
-    struct grid_matrix z;  /* [r, r], a column for each singular vector */
+    struct grid_matrix z;  /* f64 [r, r], a column for each singular vector */
     double *sigma, *norms; /* [r] of X; |q_i| */
     double bound, orthogonality, residual;
     bool trustworthy; /* meets the contract */
@@ -179,10 +183,10 @@ static int make_couplings(const struct job *job, const struct grid_matrix *z, do
                           struct grid_matrix *couplings)
 {
     struct grid_matrix x = {0}, b = {0};
-    int rc = grid_matrix_create(&x, &job->grid, job->batch, job->r, z->f64);
+    int rc = grid_matrix_create(&x, &job->grid, job->batch, job->r, true);
 
     if (!rc)
-        rc = grid_matrix_create(&b, &job->grid, job->batch, job->r, z->f64);
+        rc = grid_matrix_create(&b, &job->grid, job->batch, job->r, true);
     rc = comm_agree(&job->grid.comm, rc);
     memset(squares, 0, job->r * sizeof *squares);
     for (size_t i = 0; i < job->m && !rc; i += job->batch) {
@@ -237,21 +241,22 @@ static void measure(const struct grid_matrix *couplings, const struct grid_matri
     }
 }
 
-/* Fills o->norms, the quotients (o->sigma, but p?gesvd's own stay), and the checks, from o->z;
- * `scratch` [r, r] is overwritten. */
-static int judge(const struct job *job, bool gesvd, struct grid_matrix *scratch, struct outcome *o)
+/* Fills o->norms, the quotients (o->sigma, but those of `gesvd` stay) and the checks from o->z. `u`
+ * is the unit roundoff of the solve. */
+static int judge(const struct job *job, bool gesvd, double u, struct outcome *o)
 {
     const size_t r = job->r;
-    const double u = o->z.f64 ? 0x1p-53 : 0x1p-24;
-    struct grid_matrix products = {0};
+    struct grid_matrix couplings = {0}, products = {0};
     double *v = calloc(4 * r, sizeof *v), deviation = 0, first = 0, frobenius = 0;
     double *squares = v, *lambda = v + r, *shifts = v + 2 * r, *residuals = v + 3 * r;
     int rc = v ? 0 : error_set("no memory for %zu singular values", r);
 
+    if (!rc)
+        rc = grid_matrix_create(&couplings, &job->grid, r, r, true);
     if ((rc = comm_agree(&job->grid.comm, rc)) ||
-        (rc = make_couplings(job, &o->z, squares, scratch)))
+        (rc = make_couplings(job, &o->z, squares, &couplings)))
         goto done;
-    rc = grid_matrix_create(&products, &job->grid, r, r, o->z.f64);
+    rc = grid_matrix_create(&products, &job->grid, r, r, true);
     if ((rc = comm_agree(&job->grid.comm, rc)))
         goto done;
     grid_gram(&o->z, 0, &products);
@@ -267,7 +272,7 @@ static int judge(const struct job *job, bool gesvd, struct grid_matrix *scratch,
         lambda[i] = gesvd ? o->sigma[i] * o->sigma[i] : quotient;
         first = o->sigma[i] > first ? o->sigma[i] : first;
     }
-    measure(scratch, &products, lambda, shifts, residuals, &deviation);
+    measure(&couplings, &products, lambda, shifts, residuals, &deviation);
     grid_sum(&job->grid, shifts, 2 * r);
     MPI_Allreduce(MPI_IN_PLACE, &deviation, 1, MPI_DOUBLE, MPI_MAX, job->grid.comm.handle);
 
@@ -280,23 +285,24 @@ static int judge(const struct job *job, bool gesvd, struct grid_matrix *scratch,
         o->residual = residual > o->residual || isnan(residual) ? residual : o->residual;
         if (o->sigma[i] <= floor)
             continue;
-        const double ratio = u * first / o->sigma[i], across = u * u * frobenius / 2 / lambda[i];
-        const double bound =
-            gesvd ? gesvd_constant * ratio : shifts[i] / lambda[i] + 2 * ratio + across;
+        const double ratio = first / o->sigma[i], across = 0x1p-107 * frobenius / lambda[i];
+        const double bound = gesvd ? gesvd_constant * sqrt((double)r) * u * ratio
+                                   : shifts[i] / lambda[i] + 0x1p-52 * ratio + across;
         o->bound = bound > o->bound || isnan(bound) ? bound : o->bound;
     }
     const double limit = 64 * u * sqrt((double)r);
     o->trustworthy = o->orthogonality <= limit && o->residual <= limit && first > 0;
 done:
+    grid_matrix_free(&couplings);
     grid_matrix_free(&products);
     free(v);
     return rc;
 }
 
-/* Eigenvectors of the Gram matrix into z; c [r, r] is scratch. ELPA in one stage: on its generic
- * kernels the second does not pay (docs/decompose.md). */
+/* Eigenvectors of the Gram matrix into z; c [r, r] is scratch. ELPA in one stage: on generic
+ * kernels (Debian's) the second does not pay on few ranks. */
 static int solve_gram(const struct job *job, enum svd_method method, struct grid_matrix *c,
-                      struct outcome *o)
+                      struct grid_matrix *z, double *values)
 {
     const enum grid_eigen solvers[2] = {
         method == SVD_ELPA ? GRID_ELPA_1STAGE : GRID_SYEVD,
@@ -307,22 +313,49 @@ static int solve_gram(const struct job *job, enum svd_method method, struct grid
     for (int k = 0; k < 2 && rc == GRID_UNSOLVED; k++) {
         if ((rc = make_gram(job, c)))
             return rc;
-        rc = grid_eigen_solve(solvers[k], c, &o->z, o->sigma);
+        rc = grid_eigen_solve(solvers[k], c, z, values);
     }
     return rc;
 }
 
-static int solve_gesvd(const struct job *job, struct grid_matrix *vt, struct outcome *o)
+static int solve_gesvd(const struct job *job, struct grid_matrix *vt, struct grid_matrix *z,
+                       double *sigma)
 {
     struct grid_matrix x = {0};
-    int rc = grid_matrix_create(&x, &job->grid, job->m, job->r, o->z.f64);
+    int rc = grid_matrix_create(&x, &job->grid, job->m, job->r, z->f64);
 
     if (!rc)
         rc = fill(job, 0, &x);
-    if (!(rc = comm_agree(&job->grid.comm, rc)) && !(rc = grid_gesvd(&x, o->sigma, vt)))
-        grid_transpose(vt, &o->z);
+    if (!(rc = comm_agree(&job->grid.comm, rc)) && !(rc = grid_gesvd(&x, sigma, vt)))
+        grid_transpose(vt, z);
     grid_matrix_free(&x);
     return rc;
+}
+
+/* z as f64; with norms, each column divided by its norm and rounded to f32. */
+static int widen(const struct grid_matrix *z, const double *norms, struct grid_matrix *wide)
+{
+    const struct grid *g = z->grid;
+    const size_t rows = z->local_rows;
+    int rc = grid_matrix_create(wide, g, z->n_rows, z->n_columns, true);
+
+    if ((rc = comm_agree(&g->comm, rc)))
+        return rc;
+    for (size_t j = 0; j < z->local_columns; j++) {
+        const size_t column = grid_global(j, g->block, g->column, g->n_columns);
+        for (size_t i = 0; i < rows; i++) {
+            const double x = grid_element(z, j * rows + i);
+            set(wide, j * rows + i, norms ? (float)(x / norms[column]) : x);
+        }
+    }
+    return 0;
+}
+
+static int outcome_create(struct outcome *o, size_t r)
+{
+    o->sigma = calloc(r, sizeof *o->sigma);
+    o->norms = calloc(r, sizeof *o->norms);
+    return o->sigma && o->norms ? 0 : error_set("no memory for %zu singular values", r);
 }
 
 static void outcome_free(struct outcome *o)
@@ -336,22 +369,31 @@ static void outcome_free(struct outcome *o)
 /* 0, -1, or GRID_UNSOLVED. *o is what is left by the attempt, to be freed. */
 static int attempt(const struct job *job, enum svd_method method, bool f64, struct outcome *o)
 {
-    struct grid_matrix c = {0};
-    int rc = grid_matrix_create(&o->z, &job->grid, job->r, job->r, f64);
+    const bool gesvd = method == SVD_GESVD;
+    struct grid_matrix c = {0}, z = {0};
+    int rc = outcome_create(o, job->r);
 
     if (!rc)
+        rc = grid_matrix_create(&z, &job->grid, job->r, job->r, f64);
+    if (!rc)
         rc = grid_matrix_create(&c, &job->grid, job->r, job->r, f64);
-    o->sigma = calloc(job->r, sizeof(double));
-    o->norms = calloc(job->r, sizeof(double));
-    if (!rc && (!o->sigma || !o->norms))
-        rc = error_set("no memory for %zu singular values", job->r);
     if ((rc = comm_agree(&job->grid.comm, rc)))
         goto done;
-    rc = method == SVD_GESVD ? solve_gesvd(job, &c, o) : solve_gram(job, method, &c, o);
-    if (rc == 0)
-        rc = judge(job, method == SVD_GESVD, &c, o);
+    rc = gesvd ? solve_gesvd(job, &c, &z, o->sigma) : solve_gram(job, method, &c, &z, o->sigma);
+    grid_matrix_free(&c);
+    if (rc)
+        goto done;
+    if (f64) {
+        o->z = z;
+        z.data = NULL;
+    } else if ((rc = widen(&z, NULL, &o->z))) {
+        goto done;
+    }
+    grid_matrix_free(&z);
+    rc = judge(job, gesvd, f64 ? 0x1p-53 : 0x1p-24, o);
 done:
     grid_matrix_free(&c);
+    grid_matrix_free(&z);
     return rc;
 }
 
@@ -400,44 +442,28 @@ static int solve(const struct job *job, struct outcome *o, struct svd_report *re
         }
     }
     /* The factor is handed out in f32: half a unit in the last place for each vector of a pair. */
-    const double rounding = o->z.f64 ? 0x1p-24 : 0;
+    const double rounding = report->precision == SVD_F64 ? 0x1p-24 : 0;
     report->bound = o->bound;
     report->orthogonality = o->orthogonality + rounding;
     report->residual = o->residual + rounding;
     return 0;
 }
 
-/* The factor as it is handed out (rounded to f32), checked in f64. */
+/* The factor as it is handed out, rounded to f32. */
 static int check_in_full(const struct job *job, const struct outcome *o, struct svd_report *report)
 {
     struct outcome rounded = {0};
-    struct grid_matrix scratch = {0};
-    int rc = grid_matrix_create(&rounded.z, &job->grid, job->r, job->r, true);
+    int rc = comm_agree(&job->grid.comm, outcome_create(&rounded, job->r));
 
-    if (!rc)
-        rc = grid_matrix_create(&scratch, &job->grid, job->r, job->r, true);
-    rounded.sigma = malloc(job->r * sizeof(double));
-    rounded.norms = malloc(job->r * sizeof(double));
-    if (!rc && (!rounded.sigma || !rounded.norms))
-        rc = error_set("no memory for %zu singular values", job->r);
-    if ((rc = comm_agree(&job->grid.comm, rc)))
+    if (rc || (rc = widen(&o->z, o->norms, &rounded.z)))
         goto done;
-    const size_t rows = o->z.local_rows;
-    for (size_t j = 0; j < o->z.local_columns; j++) {
-        const size_t column =
-            grid_global(j, job->grid.block, job->grid.column, job->grid.n_columns);
-        for (size_t i = 0; i < rows; i++)
-            set(&rounded.z, j * rows + i,
-                (float)(grid_element(&o->z, j * rows + i) / o->norms[column]));
-    }
-    memcpy(rounded.sigma, o->sigma, job->r * sizeof(double));
-    if ((rc = judge(job, true, &scratch, &rounded)))
+    memcpy(rounded.sigma, o->sigma, job->r * sizeof *o->sigma);
+    if ((rc = judge(job, true, 0x1p-24, &rounded)))
         goto done;
     report->checked_in_full = true;
     report->orthogonality = rounded.orthogonality;
     report->residual = rounded.residual;
 done:
-    grid_matrix_free(&scratch);
     outcome_free(&rounded);
     return rc;
 }
@@ -668,30 +694,31 @@ size_t svd_grid_bytes(size_t n_rows, size_t n_columns, const struct svd_options 
     const bool wide = n_rows < n_columns;
     const size_t m = wide ? n_columns : n_rows, r = wide ? n_rows : n_columns;
     const struct grid_shape shape = grid_shape_for(r, n_ranks);
-    const bool f64 = options->precision != SVD_F32 || options->check;
-    const size_t size = f64 ? 8 : 4;
+    const bool f64 = options->precision != SVD_F32;
     const size_t columns = grid_local_count(r, shape.block, 0, shape.n_columns);
-    const size_t square = size * columns * grid_local_count(r, shape.block, 0, shape.n_rows);
-    const size_t batch =
-        size * columns * grid_local_count(batch_rows(m, r, shape), shape.block, 0, shape.n_rows);
-    const size_t whole = size * columns * grid_local_count(m, shape.block, 0, shape.n_rows);
+    const size_t rows = grid_local_count(r, shape.block, 0, shape.n_rows);
+    const size_t batch = grid_local_count(batch_rows(m, r, shape), shape.block, 0, shape.n_rows);
+    const size_t all = grid_local_count(m, shape.block, 0, shape.n_rows);
     const enum grid_eigen solver = options->method == SVD_ELPA ? GRID_ELPA_1STAGE : GRID_SYEVD;
-    size_t peak = batch; /* beside the factor and one matrix of its size */
+    const size_t size = f64 ? 8 : 4, chunk = chunk_rows(r);
 
-    if (options->method != SVD_GESVD) {
-        const size_t eigen = grid_eigen_bytes(solver, r, f64, shape);
-        peak = peak > eigen ? peak : eigen;
+    /* The judge, in f64: Z (and the rounded one to check in full), couplings, X and B (larger than
+     * the products that come after them). */
+    size_t peak = columns * (size_t)8 * (rows * (options->check ? 3 : 2) + 2 * batch);
+    if (options->method != SVD_GESVD) { /* C, Z, and X or the eigenproblem's work */
+        const size_t work = grid_eigen_bytes(solver, r, f64, shape);
+        const size_t gram = columns * size * batch;
+        const size_t solve = 2 * columns * size * rows + (work > gram ? work : gram);
+        peak = peak > solve ? peak : solve;
     }
     if (options->method == SVD_GESVD || options->precision == SVD_PRECISION_AUTO) {
-        const size_t gesvd = whole + grid_gesvd_bytes(m, r, f64, shape);
+        const size_t gesvd = columns * size * (all + 2 * rows) + grid_gesvd_bytes(m, r, f64, shape);
         peak = peak > gesvd ? peak : gesvd;
     }
-    peak = peak > 2 * batch ? peak : 2 * batch;
-    peak = peak > square ? peak : square;
-    /* The vectors of length r, the rows read and handed out; PBLAS's own panels. */
-    const size_t vectors = 10 * r * sizeof(double) + 3 * chunk_rows(r) * r * sizeof(float) +
-                           rows_held(n_columns, shape) * n_columns * sizeof(float);
-    const size_t panels = 4 * size * (size_t)shape.block * (columns + r);
+    /* Vectors of length r, W's rows as read, the factor's rows as handed out, PBLAS's panels. */
+    const size_t vectors = 12 * r * sizeof(double) + 3 * chunk * r * sizeof(float);
+    const size_t read = rows_held(n_columns, shape) * n_columns * sizeof(float);
+    const size_t panels = 4 * (size_t)8 * (size_t)shape.block * (columns + rows + batch);
 
-    return 2 * square * (options->check ? 2 : 1) + peak + vectors + panels;
+    return peak + vectors + read + panels;
 }
