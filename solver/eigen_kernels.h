@@ -3,7 +3,8 @@
 /* The inner loops of the two-stage eigensolver that are no matrix products of the BLAS: bulge
  * chasing on blocks of a band, and groups of short reflections on a strip of vectors. Once per
  * instruction set, from one source (eigen_kernels.inc). The wider levels fuse multiply-adds, so
- * bits depend on the level, as they do in the BLAS beside it; sums have the same order in every call.
+ * bits depend on the level, as they do in the BLAS beside it; sums have the same order in every
+ * call.
  *
  * Names: a reflection is I - tau u u^T with u[0] = 1; blocks are column-major. */
 #include <stddef.h>
@@ -23,13 +24,13 @@ enum {
     struct NAME {                                                                                  \
         /* A sweep's begin: reflects x [b] to (beta, 0, ...), and the symmetric d [b, b] (lower    \
          * triangle) from both sides. u [b] and *tau are the reflection. */                        \
-        void (*first)(REAL *x, REAL *d, size_t ld, REAL *u, REAL *tau);                            \
+        void (*first)(REAL * x, REAL *d, size_t ld, REAL *u, REAL *tau);                           \
         /* The next step: block [b, b] times (I - tau v v^T) makes a bulge; its first column is    \
          * reflected to (beta, 0, ...), the rest with it, then d as above. */                      \
-        void (*next)(REAL *block, REAL *d, size_t ld, const REAL *v, REAL tau, REAL *u,            \
+        void (*next)(REAL * block, REAL *d, size_t ld, const REAL *v, REAL tau, REAL *u,           \
                      REAL *tau_u);                                                                 \
         /* z [EIGEN_GROUP_ROWS, EIGEN_STRIP_BYTES] row-major = (I - V T V^T) z; group as stored */ \
-        void (*apply)(REAL *z, const REAL *group);                                                 \
+        void (*apply)(REAL * z, const REAL *group);                                                \
     }
 EIGEN_KERNELS_DECLARE(eigen_kernels_f32, float);
 EIGEN_KERNELS_DECLARE(eigen_kernels_f64, double);
