@@ -29,8 +29,9 @@ enum {
          * reflected to (beta, 0, ...), the rest with it, then d as above. */                      \
         void (*next)(REAL * block, REAL *d, size_t ld, const REAL *v, REAL tau, REAL *u,           \
                      REAL *tau_u);                                                                 \
-        /* z [EIGEN_GROUP_ROWS, EIGEN_STRIP_BYTES] row-major = (I - V T V^T) z; group as stored */ \
-        void (*apply)(REAL * z, const REAL *group);                                                \
+        /* z [EIGEN_GROUP_ROWS, EIGEN_STRIP_BYTES] row-major = (I - V T V^T) z; group as stored,   \
+         * next the one that comes next, fetched meanwhile */                                      \
+        void (*apply)(REAL * z, const REAL *group, const REAL *next);                              \
     }
 EIGEN_KERNELS_DECLARE(eigen_kernels_f32, float);
 EIGEN_KERNELS_DECLARE(eigen_kernels_f64, double);

@@ -23,7 +23,7 @@ enum eigen_phase {
     EIGEN_PHASE_BAND,
     EIGEN_PHASE_CHASE,
     EIGEN_PHASE_TRIDIAGONAL,
-    EIGEN_PHASE_BACK_CHASE, /* worker 0's share of the back-transformations' time, by what it did */
+    EIGEN_PHASE_BACK_CHASE,
     EIGEN_PHASE_BACK_BAND,
     EIGEN_PHASE_COUNT
 };
@@ -34,7 +34,7 @@ int eigen_two_stage_f32(const struct crew *crew, struct arena *arena, size_t n, 
 int eigen_two_stage_f64(const struct crew *crew, struct arena *arena, size_t n, double *c,
                         double *values);
 
-/* The same; seconds [EIGEN_PHASE_COUNT] of wall clock, each worker's own. */
+/* The same; seconds [EIGEN_PHASE_COUNT] of the worker's processor time, each worker's own. */
 int eigen_two_stage_timed_f32(const struct crew *crew, struct arena *arena, size_t n, float *c,
                               float *values, double *seconds);
 int eigen_two_stage_timed_f64(const struct crew *crew, struct arena *arena, size_t n, double *c,
