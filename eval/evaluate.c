@@ -5,19 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "eval/gather.h"
+#include "eval/items.h"
 #include "eval/metrics.h"
 #include "model/blank.h"
 #include "model/model.h"
-#include "model/rng.h"
 #include "mpi/error.h"
 
 enum {
-    MAX_BLOCK = 16,          /* items drawn from the queue at once, at most */
-    BLOCKS_PER_RANK = 8,     /* wanted, so that stealing evens out */
-    STREAM_FEWSHOT = 1 << 30 /* apart from items' streams of random numbers */
+    MAX_BLOCK = 16,      /* items drawn from the queue at once, at most */
+    BLOCKS_PER_RANK = 8, /* wanted, so that stealing evens out */
 };
 
 /* One request of an item. */
@@ -40,14 +38,11 @@ struct job {
 /* What the scheduler's callbacks share on this rank. */
 struct work {
     const struct comm *comm;
-    const struct task *task; /* with the run's overrides */
+    const struct task *task; /* items.task */
     const struct evaluate_options *options;
     const struct tokenizer *tokenizer;
     const struct model_config *config; /* NULL: sequences are not checked */
-    struct task_context context;
-    struct dataset data, examples;
-    size_t *example_rows;
-    char *data_root;
+    struct items items;
     size_t n_items, block, next_item, end_item, n_started;
     struct comm_queue queue;
     struct job *jobs;    /* all under way */
@@ -191,11 +186,8 @@ static int encode_job(struct work *work, struct job *job)
         struct slot *slot = &job->slots[job->n_slots++];
         slot->job = job;
         slot->choice = SIZE_MAX;
-        if (tokenizer_encode(work->tokenizer, item->prompt, strlen(item->prompt), flags,
-                             &slot->tokens))
+        if (items_encode(work->tokenizer, item, &slot->tokens))
             return -1;
-        if (slot->tokens.n == 0)
-            return error_set("the prompt has no tokens");
         if (check_fit(work, slot))
             return -1;
         record->n_prompt_tokens = (int64_t)slot->tokens.n;
@@ -217,7 +209,7 @@ static struct job *job_make(struct work *work, size_t index)
     work->jobs = job;
     struct task_item *item = &job->item;
     struct item_record *record = &job->record;
-    if (task_item_make(work->task, &work->context, &work->data, index, item))
+    if (task_item_make(work->task, &work->items.context, &work->items.data, index, item))
         goto fail;
     record->index = index;
     record->n_choices = item->n_choices;
@@ -234,7 +226,8 @@ static struct job *job_make(struct work *work, size_t index)
         }
     }
     if (encode_job(work, job)) {
-        error_prefix("task %s: %s:%zu", work->task->name, work->data.path, work->data.lines[index]);
+        error_prefix("task %s: %s:%zu", work->task->name, work->items.data.path,
+                     work->items.data.lines[index]);
         goto fail;
     }
     job->n_left = job->n_slots;
@@ -274,7 +267,7 @@ static int check_items(struct work *work)
 
     for (size_t i = first; i < work->n_items; i += step) {
         struct task_item item = {0};
-        if (task_item_make(work->task, &work->context, &work->data, i, &item))
+        if (task_item_make(work->task, &work->items.context, &work->items.data, i, &item))
             return -1;
         size_t n_prompt = strlen(item.prompt), longest = 0;
         for (size_t j = 0; j < item.n_choices; j++)
@@ -428,115 +421,23 @@ static int request_done(void *context, const struct request *request,
 /* ---- a run -------------------------------------------------------------------------------------
  */
 
-/* The first n of a random order of 0 .. n_rows - 1, the same on every rank. */
-static int choose_examples(uint64_t seed, size_t n_rows, size_t n, size_t **rows)
+static int prepare(struct work *work, const struct task *task, const struct chat_format *chat)
 {
-    size_t *order = malloc(n_rows * sizeof *order);
-
-    if (!order)
-        return error_set("out of memory");
-    for (size_t i = 0; i < n_rows; i++)
-        order[i] = i;
-    for (size_t i = 0; i < n; i++) {
-        double u = (double)rng_uniform(seed, STREAM_FEWSHOT, i);
-        size_t j = i + (size_t)(u * (double)(n_rows - i)), kept = order[i];
-        order[i] = order[j];
-        order[j] = kept;
-    }
-    *rows = order;
-    return 0;
-}
-
-/* Where the task's data lie: the run's folder, or, for tasks that come with their own, ../data
- * beside the task file. Malloc'ed; NULL when out of memory. */
-static char *choose_root(const struct task *task, const char *data_root)
-{
-    const char *slash = strrchr(task->path, '/');
-    int n_folder = slash ? (int)(slash - task->path) + 1 : 0;
-    char *given = NULL, *beside = NULL, *root = NULL;
-
-    if (asprintf(&given, "%s/%s", data_root, task->dataset) < 0)
-        return NULL;
-    if (asprintf(&beside, "%.*s../data/%s", n_folder, task->path, task->dataset) < 0) {
-        free(given);
-        return NULL;
-    }
-    if (access(given, F_OK) == 0 || access(beside, F_OK) != 0)
-        root = strdup(data_root);
-    else
-        root = strndup(beside, strlen(beside) - strlen(task->dataset) - 1);
-    free(given);
-    free(beside);
-    return root;
-}
-
-static int prepare_examples(struct work *work)
-{
-    const struct task *task = work->task;
-    struct task_context *context = &work->context;
-
-    if (task->fewshot == 0)
-        return 0;
-    context->same_split = strcmp(task->fewshot_split, task->split) == 0;
-    context->n_shots = task->fewshot;
-    context->n_examples = task->fewshot + (context->same_split ? 1 : 0);
-    if (!context->same_split &&
-        dataset_load(&work->examples, work->data_root, task->dataset, task->fewshot_split))
-        return -1;
-    context->examples = context->same_split ? &work->data : &work->examples;
-    if (context->n_examples > context->examples->n_rows)
-        return error_set("task %s: %zu examples are asked for, but the split \"%s\" has %zu rows",
-                         task->name, task->fewshot, task->fewshot_split, context->examples->n_rows);
-    if (choose_examples(work->options->seed, context->examples->n_rows, context->n_examples,
-                        &work->example_rows))
-        return -1;
-    context->example_rows = work->example_rows;
-    return 0;
-}
-
-static int prepare(struct work *work, const struct chat_format *chat)
-{
-    const struct task *task = work->task;
     const struct evaluate_options *options = work->options;
+    const struct items_options items = {.data_root = options->data_root,
+                                        .split = options->split,
+                                        .system = options->system,
+                                        .chat = options->chat,
+                                        .fewshot = options->fewshot,
+                                        .max_new = options->max_new,
+                                        .limit = options->limit,
+                                        .seed = options->seed};
 
-    if (task->chat && (!chat || chat->family == CHAT_NONE))
-        return error_set("task %s is asked in chat form, but the model has no chat template; name "
-                         "one with --chat-format or use --raw",
-                         task->name);
-    work->context.chat = task->chat ? chat : NULL;
-    work->context.system = options->system;
-    work->data_root = choose_root(task, options->data_root);
-    if (!work->data_root)
-        return error_set("out of memory");
-    if (dataset_load(&work->data, work->data_root, task->dataset, task->split))
+    if (items_open(&work->items, task, chat, &items))
         return -1;
-    work->n_items = work->data.n_rows;
-    if (options->limit && options->limit < work->n_items)
-        work->n_items = options->limit;
+    work->n_items = work->items.n;
     work->block = work->n_items / ((size_t)work->comm->size * BLOCKS_PER_RANK);
     work->block = work->block < 1 ? 1 : work->block > MAX_BLOCK ? MAX_BLOCK : work->block;
-    return prepare_examples(work);
-}
-
-/* The ranks must have read the same task and rows, or they would count different items. Rows are
- * compared by number and line: the cuts of a split depend on the rows' text. */
-static int compare_ranks(const struct work *work)
-{
-    const struct comm *comm = work->comm;
-    const struct dataset *data = &work->data, *examples = &work->examples;
-    const bool same_task = comm_same(comm, work->task->text, strlen(work->task->text));
-    const bool same_rows = comm_same(comm, data->lines, data->n_rows * sizeof *data->lines);
-    const bool same_examples =
-        comm_same(comm, examples->lines, examples->n_rows * sizeof *examples->lines);
-
-    if (!same_task)
-        return error_set("task %s: %s is not the same on all ranks; put one copy where every node "
-                         "reads it",
-                         work->task->name, work->task->path);
-    if (!same_rows || !same_examples)
-        return error_set("task %s: the data set %s is not the same on all ranks; put one copy "
-                         "where every node reads it, and set T2_DATA or --data alike on all",
-                         work->task->name, work->task->dataset);
     return 0;
 }
 
@@ -548,10 +449,7 @@ static void work_free(struct work *work)
         item_record_free(&work->records[i]);
     free(work->records);
     free(work->failure);
-    free(work->example_rows);
-    free(work->data_root);
-    dataset_free(&work->data);
-    dataset_free(&work->examples);
+    items_close(&work->items);
 }
 
 static int run_items(struct work *work, struct model *model, struct scheduler_stats *stats)
@@ -676,9 +574,7 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
                   const struct chat_format *chat, const struct task *task,
                   const struct evaluate_options *options, struct task_result *result)
 {
-    struct task adjusted = *task; /* borrows the task's texts */
     struct work work = {.comm = comm,
-                        .task = &adjusted,
                         .options = options,
                         .tokenizer = tokenizer,
                         .config = model ? model_get_config(model) : NULL};
@@ -689,18 +585,10 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
     result->accuracy = result->accuracy_error = NAN;
     result->accuracy_normalised = result->accuracy_normalised_error = NAN;
     result->auc = result->gold_probability = NAN;
-    if (options->split)
-        adjusted.split = (char *)options->split;
-    if (options->chat >= 0)
-        adjusted.chat = options->chat > 0;
-    if (options->fewshot >= 0)
-        adjusted.fewshot = (size_t)options->fewshot;
-    if (options->max_new > 0)
-        adjusted.max_new = (size_t)options->max_new;
-
-    int status = comm_agree(comm, prepare(&work, chat));
+    work.task = &work.items.task;
+    int status = comm_agree(comm, prepare(&work, task, chat));
     if (status == 0)
-        status = compare_ranks(&work);
+        status = items_compare_ranks(comm, &work.items);
     if (status == 0)
         status = comm_agree(comm, check_items(&work));
     if (status == 0 && !options->check_only) {
@@ -721,7 +609,7 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
     if (status)
         goto done;
     if (comm->rank == 0)
-        compute_metrics(&adjusted, result);
+        compute_metrics(work.task, result);
     share_metrics(comm, &stats, seconds, result);
     status = comm_agree(comm, describe_run(&work, result));
 done:

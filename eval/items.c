@@ -1,0 +1,147 @@
+#include "eval/items.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/rng.h"
+#include "mpi/error.h"
+
+enum { STREAM_FEWSHOT = 1 << 30 }; /* apart from items' streams of random numbers */
+
+/* The first n of a random order of 0 .. n_rows - 1, the same on every rank. */
+static int choose_examples(uint64_t seed, size_t n_rows, size_t n, size_t **rows)
+{
+    size_t *order = malloc(n_rows * sizeof *order);
+
+    if (!order)
+        return error_set("out of memory");
+    for (size_t i = 0; i < n_rows; i++)
+        order[i] = i;
+    for (size_t i = 0; i < n; i++) {
+        double u = (double)rng_uniform(seed, STREAM_FEWSHOT, i);
+        size_t j = i + (size_t)(u * (double)(n_rows - i)), kept = order[i];
+        order[i] = order[j];
+        order[j] = kept;
+    }
+    *rows = order;
+    return 0;
+}
+
+/* Where the task's data lie: the run's folder, or, for tasks that come with their own, ../data
+ * beside the task file. Malloc'ed; NULL when out of memory. */
+static char *choose_root(const struct task *task, const char *data_root)
+{
+    const char *slash = strrchr(task->path, '/');
+    int n_folder = slash ? (int)(slash - task->path) + 1 : 0;
+    char *given = NULL, *beside = NULL, *root = NULL;
+
+    if (asprintf(&given, "%s/%s", data_root, task->dataset) < 0)
+        return NULL;
+    if (asprintf(&beside, "%.*s../data/%s", n_folder, task->path, task->dataset) < 0) {
+        free(given);
+        return NULL;
+    }
+    if (access(given, F_OK) == 0 || access(beside, F_OK) != 0)
+        root = strdup(data_root);
+    else
+        root = strndup(beside, strlen(beside) - strlen(task->dataset) - 1);
+    free(given);
+    free(beside);
+    return root;
+}
+
+static int open_examples(struct items *items, uint64_t seed)
+{
+    const struct task *task = &items->task;
+    struct task_context *context = &items->context;
+
+    if (task->fewshot == 0)
+        return 0;
+    context->same_split = strcmp(task->fewshot_split, task->split) == 0;
+    context->n_shots = task->fewshot;
+    context->n_examples = task->fewshot + (context->same_split ? 1 : 0);
+    if (!context->same_split &&
+        dataset_load(&items->examples, items->data_root, task->dataset, task->fewshot_split))
+        return -1;
+    context->examples = context->same_split ? &items->data : &items->examples;
+    if (context->n_examples > context->examples->n_rows)
+        return error_set("task %s: %zu examples are asked for, but the split \"%s\" has %zu rows",
+                         task->name, task->fewshot, task->fewshot_split, context->examples->n_rows);
+    if (choose_examples(seed, context->examples->n_rows, context->n_examples, &items->example_rows))
+        return -1;
+    context->example_rows = items->example_rows;
+    return 0;
+}
+
+int items_open(struct items *items, const struct task *task, const struct chat_format *chat,
+               const struct items_options *options)
+{
+    memset(items, 0, sizeof *items);
+    items->task = *task;
+    if (options->split)
+        items->task.split = (char *)options->split;
+    if (options->chat >= 0)
+        items->task.chat = options->chat > 0;
+    if (options->fewshot >= 0)
+        items->task.fewshot = (size_t)options->fewshot;
+    if (options->max_new > 0)
+        items->task.max_new = (size_t)options->max_new;
+    if (items->task.chat && (!chat || chat->family == CHAT_NONE))
+        return error_set("task %s is asked in chat form, but the model has no chat template; name "
+                         "one with --chat-format or use --raw",
+                         task->name);
+    items->context.chat = items->task.chat ? chat : NULL;
+    items->context.system = options->system;
+    items->data_root = choose_root(task, options->data_root);
+    if (!items->data_root)
+        return error_set("out of memory");
+    if (dataset_load(&items->data, items->data_root, task->dataset, items->task.split))
+        return -1;
+    items->n = items->data.n_rows;
+    if (options->limit && options->limit < items->n)
+        items->n = options->limit;
+    return open_examples(items, options->seed);
+}
+
+void items_close(struct items *items)
+{
+    free(items->example_rows);
+    free(items->data_root);
+    dataset_free(&items->data);
+    dataset_free(&items->examples);
+    memset(items, 0, sizeof *items);
+}
+
+int items_compare_ranks(const struct comm *comm, const struct items *items)
+{
+    /* Rows are compared by number and line: the cuts of a split depend on the rows' text. */
+    const struct task *task = &items->task;
+    const struct dataset *data = &items->data, *examples = &items->examples;
+    const bool same_task = comm_same(comm, task->text, strlen(task->text));
+    const bool same_rows = comm_same(comm, data->lines, data->n_rows * sizeof *data->lines);
+    const bool same_examples =
+        comm_same(comm, examples->lines, examples->n_rows * sizeof *examples->lines);
+
+    if (!same_task)
+        return error_set("task %s: %s is not the same on all ranks; put one copy where every node "
+                         "reads it",
+                         task->name, task->path);
+    if (!same_rows || !same_examples)
+        return error_set("task %s: the data set %s is not the same on all ranks; put one copy "
+                         "where every node reads it, and set T2_DATA or --data alike on all",
+                         task->name, task->dataset);
+    return 0;
+}
+
+int items_encode(const struct tokenizer *tokenizer, const struct task_item *item,
+                 struct tokens *out)
+{
+    const int flags = item->chat ? TOKENIZER_SPECIAL : TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS;
+    const size_t before = out->n;
+
+    if (tokenizer_encode(tokenizer, item->prompt, strlen(item->prompt), flags, out))
+        return -1;
+    return out->n > before ? 0 : error_set("the prompt has no tokens");
+}

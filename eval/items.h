@@ -1,0 +1,50 @@
+#ifndef T2_EVAL_ITEMS_H
+#define T2_EVAL_ITEMS_H
+/* A task's items as one run sees them: the rows of the split, the few-shot examples, the folder
+ * where the data lie, and what the run's options change in the task. What evaluation and training
+ * make their prompts from. Stands on task.h and dataset.h. */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "eval/dataset.h"
+#include "eval/task.h"
+#include "model/chat.h"
+#include "model/tokenizer.h"
+#include "mpi/comm.h"
+
+/* What a run may change; zeros and -1 mean: as the task says. */
+struct items_options {
+    const char *data_root; /* folder of the data sets (dataset_root). A data set that is not there
+                              is looked for in ../data beside the task file */
+    const char *split;     /* NULL: the task's */
+    const char *system;    /* NULL: as the task or template says */
+    int chat;              /* 1 chat, 0 raw, -1 */
+    int64_t fewshot, max_new; /* -1; max_new 0 as well */
+    size_t limit;             /* first items only; 0: all */
+    uint64_t seed;            /* chooses the few-shot examples */
+};
+
+struct items {
+    struct task task; /* with the options applied; borrows the task's texts, not to be freed */
+    struct dataset data, examples;
+    size_t *example_rows;
+    char *data_root;
+    struct task_context context;
+    size_t n;
+};
+
+/* task, chat and options' texts must outlive items. 0, or -1 with error_set; items_close in any
+ * case. */
+int items_open(struct items *items, const struct task *task, const struct chat_format *chat,
+               const struct items_options *options);
+void items_close(struct items *items);
+
+/* Have all ranks read the same task and rows? Collective. 0, or -1 on all with error_set. */
+int items_compare_ranks(const struct comm *comm, const struct items *items);
+
+/* The item's prompt as tokens, appended to *out (BOS as the tokenizer has it, unless the text is a
+ * rendered chat). */
+int items_encode(const struct tokenizer *tokenizer, const struct task_item *item,
+                 struct tokens *out);
+
+#endif

@@ -1,0 +1,127 @@
+#include "mpi/h5_array.h"
+
+#include "mpi/error.h"
+
+/* HDF5 without its own error messages. */
+struct quiet {
+    H5E_auto2_t function;
+    void *data;
+};
+
+static void quiet_begin(struct quiet *quiet)
+{
+    H5Eget_auto2(H5E_DEFAULT, &quiet->function, &quiet->data);
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+}
+
+static void quiet_end(const struct quiet *quiet)
+{
+    H5Eset_auto2(H5E_DEFAULT, quiet->function, quiet->data);
+}
+
+static int put(hid_t group, const char *name, hid_t type, const void *values, size_t n_rows,
+               size_t n_columns)
+{
+    const hsize_t shape[2] = {n_rows, n_columns};
+    struct quiet quiet;
+    int status = -1;
+
+    quiet_begin(&quiet);
+    hid_t space = H5Screate_simple(n_columns ? 2 : 1, shape, NULL);
+    hid_t dataset =
+        space < 0 ? -1
+                  : H5Dcreate2(group, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    if (dataset >= 0 &&
+        (n_rows == 0 || H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0))
+        status = 0;
+    if (dataset >= 0)
+        H5Dclose(dataset);
+    if (space >= 0)
+        H5Sclose(space);
+    quiet_end(&quiet);
+    return status ? error_set("HDF5 cannot write the dataset %s", name) : 0;
+}
+
+int h5_put_floats(hid_t group, const char *name, const float *values, size_t n_rows,
+                  size_t n_columns)
+{
+    return put(group, name, H5T_NATIVE_FLOAT, values, n_rows, n_columns);
+}
+
+int h5_put_doubles(hid_t group, const char *name, const double *values, size_t n_rows,
+                   size_t n_columns)
+{
+    return put(group, name, H5T_NATIVE_DOUBLE, values, n_rows, n_columns);
+}
+
+/* The dataset, if it holds real numbers in one or two dimensions; else negative. */
+static hid_t open_real(hid_t group, const char *name, size_t *n_rows, size_t *n_columns)
+{
+    hsize_t shape[2] = {0, 0};
+    hid_t dataset =
+        H5Lexists(group, name, H5P_DEFAULT) > 0 ? H5Dopen2(group, name, H5P_DEFAULT) : (hid_t)-1;
+    hid_t type = dataset >= 0 ? H5Dget_type(dataset) : -1;
+    hid_t space = dataset >= 0 ? H5Dget_space(dataset) : -1;
+    const int n_dims = space >= 0 ? H5Sget_simple_extent_ndims(space) : -1;
+    const bool good = type >= 0 && H5Tget_class(type) == H5T_FLOAT &&
+                      (n_dims == 1 || n_dims == 2) &&
+                      H5Sget_simple_extent_dims(space, shape, NULL) == n_dims;
+
+    if (space >= 0)
+        H5Sclose(space);
+    if (type >= 0)
+        H5Tclose(type);
+    if (!good && dataset >= 0) {
+        H5Dclose(dataset);
+        dataset = -1;
+    }
+    *n_rows = (size_t)shape[0];
+    *n_columns = n_dims == 2 ? (size_t)shape[1] : 0;
+    return dataset;
+}
+
+bool h5_shape(hid_t group, const char *name, size_t *n_rows, size_t *n_columns)
+{
+    struct quiet quiet;
+
+    quiet_begin(&quiet);
+    hid_t dataset = open_real(group, name, n_rows, n_columns);
+    if (dataset >= 0)
+        H5Dclose(dataset);
+    quiet_end(&quiet);
+    return dataset >= 0;
+}
+
+static int get(hid_t group, const char *name, hid_t type, void *values, size_t n_rows,
+               size_t n_columns)
+{
+    struct quiet quiet;
+    size_t rows, columns;
+    int status = -1;
+
+    quiet_begin(&quiet);
+    hid_t dataset = open_real(group, name, &rows, &columns);
+    if (dataset < 0)
+        error_set("there is no dataset %s of real numbers", name);
+    else if (rows != n_rows || columns != n_columns)
+        error_set("the dataset %s has the shape [%zu, %zu], expected [%zu, %zu]", name, rows,
+                  columns, n_rows, n_columns);
+    else if (n_rows > 0 && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0)
+        error_set("the dataset %s cannot be read: the file is damaged", name);
+    else
+        status = 0;
+    if (dataset >= 0)
+        H5Dclose(dataset);
+    quiet_end(&quiet);
+    return status;
+}
+
+int h5_get_floats(hid_t group, const char *name, float *values, size_t n_rows, size_t n_columns)
+{
+    return get(group, name, H5T_NATIVE_FLOAT, values, n_rows, n_columns);
+}
+
+int h5_get_doubles(hid_t group, const char *name, double *values, size_t n_rows, size_t n_columns)
+{
+    return get(group, name, H5T_NATIVE_DOUBLE, values, n_rows, n_columns);
+}

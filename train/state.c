@@ -1,0 +1,230 @@
+#include "train/state.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpi/error.h"
+#include "mpi/h5.h"
+#include "mpi/h5_array.h"
+
+static const char file_kind[] = "t2 training state";
+enum { STATE_VERSION = 1 };
+_Static_assert(sizeof(struct train_point) % sizeof(double) == 0, "a point is a row of doubles");
+enum { POINT_COLUMNS = sizeof(struct train_point) / sizeof(double) };
+
+int train_state_create(struct train_state *state, size_t n_parameters)
+{
+    *state = (struct train_state){.n = n_parameters, .best_score = -INFINITY, .rate_scale = 1};
+    state->parameters = calloc(n_parameters + 1, sizeof *state->parameters);
+    if (!state->parameters) {
+        train_state_free(state);
+        return error_set("no memory for %zu parameters", n_parameters);
+    }
+    if (adam_create(&state->adam, n_parameters) != 0) {
+        train_state_free(state);
+        return -1;
+    }
+    return 0;
+}
+
+void train_state_free(struct train_state *state)
+{
+    if (!state)
+        return;
+    free(state->parameters);
+    free(state->best_parameters);
+    free(state->curve);
+    free(state->validations);
+    adam_free(&state->adam);
+    memset(state, 0, sizeof *state);
+}
+
+int train_state_add_point(struct train_state *state, const struct train_point *point)
+{
+    struct train_point *curve = realloc(state->curve, (state->step + 1) * sizeof *curve);
+
+    if (!curve)
+        return error_set("no memory for the training curve");
+    state->curve = curve;
+    curve[state->step++] = *point;
+    return 0;
+}
+
+int train_state_add_validation(struct train_state *state, const struct train_validation *validation)
+{
+    struct train_validation *all =
+        realloc(state->validations, (state->n_validations + 1) * sizeof *all);
+
+    if (!all)
+        return error_set("no memory for the validation curve");
+    state->validations = all;
+    all[state->n_validations++] = *validation;
+    return 0;
+}
+
+int train_state_write(const struct train_state *state, const char *settings, const char *path)
+{
+    const size_t n = state->n;
+    double *validations = malloc((3 * state->n_validations + 1) * sizeof *validations);
+    hid_t file = validations ? h5_create(path) : -1;
+    int status = -1;
+
+    if (!validations)
+        error_set("no memory for the training state");
+    if (file < 0)
+        goto done;
+    for (size_t i = 0; i < state->n_validations; i++) {
+        validations[3 * i] = (double)state->validations[i].step;
+        validations[3 * i + 1] = state->validations[i].score;
+        validations[3 * i + 2] = state->validations[i].gold_probability;
+    }
+    if (h5_put_text(file, "kind", file_kind) || h5_put_int(file, "format_version", STATE_VERSION) ||
+        h5_put_text(file, "settings", settings) || h5_put_int(file, "step", (int64_t)state->step) ||
+        h5_put_int(file, "optimizer_step", (int64_t)state->adam.step) ||
+        h5_put_int(file, "best_step", (int64_t)state->best_step) ||
+        h5_put_real(file, "best_score", state->best_score) ||
+        h5_put_real(file, "rate_scale", state->rate_scale) ||
+        h5_put_int(file, "n_rollbacks", (int64_t)state->n_rollbacks) ||
+        h5_put_int(file, "last_alarm", (int64_t)state->last_alarm) ||
+        h5_put_floats(file, "parameters", state->parameters, n, 0) ||
+        h5_put_floats(file, "moment1", state->adam.m, n, 0) ||
+        h5_put_floats(file, "moment2", state->adam.v, n, 0) ||
+        (state->best_parameters &&
+         h5_put_floats(file, "best_parameters", state->best_parameters, n, 0)) ||
+        h5_put_doubles(file, "curve", (const double *)state->curve, state->step, POINT_COLUMNS) ||
+        h5_put_doubles(file, "validations", validations, state->n_validations, 3) ||
+        h5_write(file, path))
+        goto done;
+    status = 0;
+done:
+    h5_close(file);
+    free(validations);
+    return status;
+}
+
+/* The first line in which two texts differ, for people. */
+static int differ(const char *path, const char *theirs, const char *ours)
+{
+    while (*theirs && *ours) {
+        const size_t a = strcspn(theirs, "\n"), b = strcspn(ours, "\n");
+        if (a != b || memcmp(theirs, ours, a) != 0)
+            return error_set("%s is the state of another run: it has '%.*s', this run has '%.*s'; "
+                             "use the settings it was started with, or another --out",
+                             path, (int)a, theirs, (int)b, ours);
+        theirs += a + (theirs[a] == '\n');
+        ours += b + (ours[b] == '\n');
+    }
+    return error_set("%s is the state of another run: it has %s settings than this one; use the "
+                     "settings it was started with, or another --out",
+                     path, *ours ? "fewer" : "more");
+}
+
+static int all_finite(const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return error_set("a value is not finite");
+    return 0;
+}
+
+static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
+                       size_t n_validations)
+{
+    const size_t n = state->n;
+    double *validations = NULL;
+    size_t rows, columns;
+    int status = -1;
+
+    if (h5_get_floats(file, "parameters", state->parameters, n, 0) ||
+        h5_get_floats(file, "moment1", state->adam.m, n, 0) ||
+        h5_get_floats(file, "moment2", state->adam.v, n, 0) || all_finite(state->parameters, n) ||
+        all_finite(state->adam.m, n) || all_finite(state->adam.v, n))
+        return -1;
+    if (h5_shape(file, "best_parameters", &rows, &columns)) {
+        state->best_parameters = malloc((n + 1) * sizeof *state->best_parameters);
+        if (!state->best_parameters)
+            return error_set("out of memory");
+        if (h5_get_floats(file, "best_parameters", state->best_parameters, n, 0))
+            return -1;
+    }
+    state->curve = malloc(((size_t)n_points + 1) * sizeof *state->curve);
+    state->validations = malloc((n_validations + 1) * sizeof *state->validations);
+    validations = malloc((3 * n_validations + 1) * sizeof *validations);
+    if (!state->curve || !state->validations || !validations)
+        error_set("out of memory");
+    else if (h5_get_doubles(file, "curve", (double *)state->curve, (size_t)n_points,
+                            POINT_COLUMNS) == 0 &&
+             h5_get_doubles(file, "validations", validations, n_validations, 3) == 0)
+        status = 0;
+    for (size_t i = 0; status == 0 && i < n_validations; i++)
+        state->validations[i] = (struct train_validation){
+            (uint64_t)validations[3 * i], validations[3 * i + 1], validations[3 * i + 2]};
+    free(validations);
+    return status;
+}
+
+int train_state_read(struct train_state *state, const char *settings, const char *path)
+{
+    struct train_state read = {0};
+    hid_t file = h5_open(path);
+    int64_t version = 0, step = 0, adam_step = 0, best_step = 0, n_rollbacks = 0, last_alarm = 0;
+    size_t n_points = 0, columns = 0, n_validations = 0;
+    char *kind = NULL, *stored = NULL;
+    int status = -1;
+
+    if (file < 0)
+        return -1;
+    if (train_state_create(&read, state->n) != 0)
+        goto done;
+    if (!h5_get_text(file, "kind", &kind) || strcmp(kind, file_kind) != 0) {
+        error_set("%s is not the state of a training run", path);
+        goto done;
+    }
+    if (!h5_get_int(file, "format_version", &version) || version != STATE_VERSION) {
+        error_set("%s has the format version %lld; this t2 reads %d", path, (long long)version,
+                  STATE_VERSION);
+        goto done;
+    }
+    if (!h5_get_text(file, "settings", &stored)) {
+        error_set("%s does not say which run it belongs to: the file is damaged", path);
+        goto done;
+    }
+    if (strcmp(stored, settings) != 0) {
+        differ(path, stored, settings);
+        goto done;
+    }
+    if (!h5_get_int(file, "step", &step) || !h5_get_int(file, "optimizer_step", &adam_step) ||
+        !h5_get_int(file, "best_step", &best_step) ||
+        !h5_get_real(file, "best_score", &read.best_score) ||
+        !h5_get_real(file, "rate_scale", &read.rate_scale) ||
+        !h5_get_int(file, "n_rollbacks", &n_rollbacks) ||
+        !h5_get_int(file, "last_alarm", &last_alarm) ||
+        !h5_shape(file, "curve", &n_points, &columns) ||
+        !h5_shape(file, "validations", &n_validations, &columns) || step < 0 ||
+        (uint64_t)step != n_points || adam_step < 0 || best_step < 0 || n_rollbacks < 0 ||
+        last_alarm < 0) {
+        error_set("%s lacks a part of the training state: the file is damaged", path);
+        goto done;
+    }
+    if (read_arrays(&read, file, step, n_validations) != 0) {
+        error_prefix("%s", path);
+        goto done;
+    }
+    read.step = (uint64_t)step;
+    read.adam.step = (uint64_t)adam_step;
+    read.best_step = (uint64_t)best_step;
+    read.n_rollbacks = (uint64_t)n_rollbacks;
+    read.last_alarm = (uint64_t)last_alarm;
+    read.n_validations = n_validations;
+    train_state_free(state);
+    *state = read;
+    memset(&read, 0, sizeof read);
+    status = 0;
+done:
+    h5_close(file);
+    train_state_free(&read);
+    free(kind);
+    free(stored);
+    return status;
+}
