@@ -233,6 +233,7 @@ static int head_block(struct pass *pass, struct pass *base, const struct pass_pl
     const struct model_config *c = &model->config;
     struct pass_work *w = &pass->work;
 
+    memset(results, 0, n * sizeof *results);
     if (gather(pass, places, n, with_gradient ? w->head_h : NULL, f->x) != 0 ||
         (base && gather(base, places, n, NULL, w->head_x0) != 0) ||
         ops->head_backward(e, with_gradient ? w->dx : NULL, f->ld_hidden, f->x,
