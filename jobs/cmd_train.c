@@ -219,7 +219,8 @@ static void print_result(const struct run *run, double seconds)
         if (s->n_rollbacks)
             fprintf(stderr, "  the guard went back %llu time%s\n",
                     (unsigned long long)s->n_rollbacks, s->n_rollbacks == 1 ? "" : "s");
-        fprintf(stderr, "task  steps  valid_before  valid_best  test_before  test_after  seconds\n");
+        fprintf(stderr,
+                "task  steps  valid_before  valid_best  test_before  test_after  seconds\n");
     }
     printf("%s  %llu  %s  %s  %s  %s  %.1f\n", run->task.name, (unsigned long long)s->step,
            score_text(texts[0], 16, valid ? s->validations[0].score : 0, valid),
@@ -439,12 +440,12 @@ static int plan(struct run *run)
         config = checkpoint_config(ck);
     }
     if (choose_modules(run, config) == 0)
-        status = run->comm->rank == 0
-                     ? train_plan_print(config, run->modules, run->n_modules, &run->options,
-                                        strcmp(s->load.dtype, "f32") == 0 ? ELEMENT_F32
-                                                                          : ELEMENT_BF16,
-                                        n_threads, (size_t)s->plan_tokens, stdout)
-                     : 0;
+        status =
+            run->comm->rank == 0
+                ? train_plan_print(config, run->modules, run->n_modules, &run->options,
+                                   strcmp(s->load.dtype, "f32") == 0 ? ELEMENT_F32 : ELEMENT_BF16,
+                                   n_threads, (size_t)s->plan_tokens, stdout)
+                : 0;
     checkpoint_free(ck);
     return status;
 }

@@ -93,8 +93,9 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
         {"kl", 0, OPTION_DOUBLE, &s.kl, "X", .min = 0, .max = 1e6,
          .help = "weight of the KL divergence from the base model"},
         {"kl-form", 0, OPTION_CHOICE, &s.kl_form, .choices = "forward|reverse|k1|k3",
-         .help = "forward: KL(base || model), the published code's; reverse: KL(model || base), both "
-                 "exact over the vocabulary; k1, k3: reverse, estimated on the sampled tokens"},
+         .help =
+             "forward: KL(base || model), the published code's; reverse: KL(model || base), both "
+             "exact over the vocabulary; k1, k3: reverse, estimated on the sampled tokens"},
         {"reward-right", 0, OPTION_DOUBLE, &s.reward_right, "X", .min = -1e6, .max = 1e6,
          .help = "reward of a right answer"},
         {"reward-wrong", 0, OPTION_DOUBLE, &s.reward_wrong, "X", .min = -1e6, .max = 1e6,
@@ -151,7 +152,8 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
          .help = "every answer with its reward, as JSON lines"},
         LOAD_OPTION_SPECS(s.load),
         {"plan", 'p', OPTION_FLAG, &s.plan,
-         .help = "show parameters, memory and the time of a step on 1 to 512 ranks; trains nothing"},
+         .help =
+             "show parameters, memory and the time of a step on 1 to 512 ranks; trains nothing"},
         {"model-shape", 0, OPTION_STRING, &s.shape, "NAME",
          .help = "plan for a known model, such as llama3-8b, without its files"},
         {"plan-tokens", 0, OPTION_INT, &s.plan_tokens, "N", .min = 1, .max = 1e6,
@@ -179,10 +181,9 @@ static bool given(struct option_spec *table, const char *name)
 /* Options that only REINFORCE knows. */
 static int check_next_token(struct option_spec *table)
 {
-    static const char *const names[] = {"answers",     "baseline",     "reward-right",
-                                        "reward-wrong", "clip-ratio",   "inner-steps",
-                                        "temperature",  "top-k",        "top-p",
-                                        "greedy",       "rollout-log"};
+    static const char *const names[] = {"answers",    "baseline",    "reward-right", "reward-wrong",
+                                        "clip-ratio", "inner-steps", "temperature",  "top-k",
+                                        "top-p",      "greedy",      "rollout-log"};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (given(table, names[i]))
@@ -284,9 +285,9 @@ int train_settings_read(const struct train_settings *s, struct option_spec *tabl
 static bool decides(const char *name)
 {
     static const char *const others[] = {
-        "task",    "out",    "factors",     "resume",     "checkpoint-every", "data", "rollout-log",
-        "isa",     "threads", "plan",       "model-shape", "plan-tokens", "quiet",      "test-split",
-        "test-limit", "recompute"};
+        "task",        "out",        "factors",    "resume",   "checkpoint-every", "data",
+        "rollout-log", "isa",        "threads",    "plan",     "model-shape",      "plan-tokens",
+        "quiet",       "test-split", "test-limit", "recompute"};
 
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(name, others[i]) == 0)

@@ -23,8 +23,7 @@ struct train_settings train_settings_defaults(void);
 
 /* The table for these settings, ending in {0}; room for TRAIN_OPTIONS rows. */
 enum { TRAIN_OPTIONS = 72 };
-void train_settings_table(struct train_settings *settings,
-                          struct option_spec table[TRAIN_OPTIONS]);
+void train_settings_table(struct train_settings *settings, struct option_spec table[TRAIN_OPTIONS]);
 
 /* Checks that go over single values, and the trainer's options. model: NULL with --model-shape. 0,
  * or -1 with error_set (a mistake in the command line). */

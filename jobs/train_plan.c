@@ -38,21 +38,22 @@ static size_t bytes_per_row(const struct model_config *c, const struct module *m
     size_t saved = 0, widest = 0;
 
     for (size_t i = 0; i < n_modules; i++) {
-        const size_t r = modules[i].n_rows < modules[i].n_columns ? modules[i].n_rows
-                                                                  : modules[i].n_columns;
+        const size_t r =
+            modules[i].n_rows < modules[i].n_columns ? modules[i].n_rows : modules[i].n_columns;
         saved += 4 * r;
         widest = r > widest ? r : widest;
     }
     const size_t common = 4 * (4 * c->hidden_size + 2 * heads + heads + 2 * kv) +
                           e * (2 * c->hidden_size + heads + c->ffn_size) + (4 + e) * widest;
-    const size_t layers = o->recompute ? 4 * c->hidden_size * c->n_layers + kept + saved / c->n_layers
-                                       : kept * c->n_layers + saved;
+    const size_t layers = o->recompute
+                              ? 4 * c->hidden_size * c->n_layers + kept + saved / c->n_layers
+                              : kept * c->n_layers + saved;
     return layers + cache * c->n_layers + common;
 }
 
 void train_plan_make(struct train_plan *plan, const struct model_config *c,
-                     const struct module *modules, size_t n_modules,
-                     const struct train_options *o, enum element element)
+                     const struct module *modules, size_t n_modules, const struct train_options *o,
+                     enum element element)
 {
     struct module *all = NULL;
     size_t n_all = 0;
@@ -77,14 +78,14 @@ void train_plan_make(struct train_plan *plan, const struct model_config *c,
         }
     free(all);
     plan->weight_bytes += table * (c->tied_embeddings ? 1 : 2);
-    plan->base_bytes += table * (c->tied_embeddings ? 1 : 2) +
-                        packed(c->hidden_size, c->vocab_size, element);
+    plan->base_bytes +=
+        table * (c->tied_embeddings ? 1 : 2) + packed(c->hidden_size, c->vocab_size, element);
     plan->activation_bytes = bytes_per_row(c, modules, n_modules, o, element) * o->max_rows;
     if (o->kl != 0) /* the base model's pass */
         plan->activation_bytes +=
-            o->max_rows * (4 * (5 * c->hidden_size + 3 * c->n_heads * c->head_dim +
-                                2 * c->ffn_size) +
-                           element_size(element) * 2 * c->n_kv_heads * c->head_dim * c->n_layers);
+            o->max_rows *
+            (4 * (5 * c->hidden_size + 3 * c->n_heads * c->head_dim + 2 * c->ffn_size) +
+             element_size(element) * 2 * c->n_kv_heads * c->head_dim * c->n_layers);
 }
 
 double train_plan_step(const struct train_plan *plan, const struct train_options *o, size_t tokens,
@@ -171,7 +172,8 @@ int train_plan_print(const struct model_config *c, const struct module *modules,
             o->batch, tokens, o->shard, flops / 1e9, element == ELEMENT_F32 ? "f32" : "bf16",
             isa_name(isa), n_threads, n_threads == 1 ? "" : "s");
     text_table_begin(&table, "rrrrr");
-    static const char *const heads[] = {"ranks", "step, s", "reduction, s", "of the step", "tokens/s"};
+    static const char *const heads[] = {"ranks", "step, s", "reduction, s", "of the step",
+                                        "tokens/s"};
     for (size_t i = 0; i < 5; i++)
         text_table_cell(&table, "%s", heads[i]);
     for (size_t n = 1; n <= 512; n *= 2) {

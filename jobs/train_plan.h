@@ -1,7 +1,7 @@
 #ifndef T2_JOBS_TRAIN_PLAN_H
 #define T2_JOBS_TRAIN_PLAN_H
-/* What a training takes, for t2 train --plan: parameters, memory of a rank, bytes of gradient, and a
- * model of a step's time on many ranks. Plain arithmetic on a model's shape, but for the rate of
+/* What a training takes, for t2 train --plan: parameters, memory of a rank, bytes of gradient, and
+ * a model of a step's time on many ranks. Plain arithmetic on a model's shape, but for the rate of
  * this machine's products, which is measured in half a second. */
 #include <stddef.h>
 #include <stdio.h>

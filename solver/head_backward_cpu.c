@@ -7,7 +7,8 @@
  *   p = e exp(m_c - max) / S,  d = log p - log p0 = D - s
  *   entropy = log S - sum p (l - max)
  *   KL = sum p d = sum p (d - 1 + e^-d)                 (sum p = sum p0 = 1)
- *   dlogits = weight (p - onehot) + kl_weight p (d - KL)
+ *   KL0 = sum p0 (log p0 - log p) = sum p (1 - (1 + d) e^-d)
+ *   dlogits = weight (p - onehot) + kl_weight p (d - KL) + kl0_weight p (1 - e^-d)
  *
  * The second form of KL has no negative terms and does not feel an error in s; it is used where KL
  * is small (a policy near its base), the first one elsewhere. */
@@ -101,6 +102,40 @@ static double head_kl(const struct head_job *j, size_t r, const struct head_sums
     return plain > KL_PLAIN ? plain : excess;
 }
 
+/* t = e^-d for d = D - shift, taken as -80 below it. */
+static void head_ratios(const struct head_job *j, float *d, float *t, const float *base,
+                        float shift, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        d[i] = base[i] - shift;
+        d[i] = d[i] < -80 ? -80 : d[i];
+        t[i] = -d[i];
+    }
+    j->e->math->exp(t, t, n);
+}
+
+/* 1 - (1 + d) e^-d, which is d^2/2 - d^3/3 + d^4/8 - d^5/30 + ... near 0. */
+static double head_kl0(const struct head_job *j, size_t r, const struct head_sums *s)
+{
+    const struct head_part *parts = j->parts + r * j->n_chunks;
+    double sum = 0;
+    for (size_t c = 0; c < j->n_chunks; c++) {
+        const size_t at = r * j->ldl + c * HEAD_CHUNK, n = chunk_size(j, c);
+        float d[HEAD_CHUNK], t[HEAD_CHUNK];
+        head_ratios(j, d, t, j->base + at, s->shift, n);
+        for (size_t i = 0; i < n; i++) {
+            const float x = d[i], plain = 1 - (1 + x) * t[i];
+            const float series =
+                x * x *
+                (0.5f + x * (-1.0f / 3 + x * (0.125f + x * (-1.0f / 30 + x * (1.0f / 144)))));
+            t[i] = x < 0.25f && x > -0.25f ? series : plain;
+        }
+        sum += exp((double)parts[c].max - s->max) / s->sum *
+               (double)j->e->math->dot(j->logits + at, t, n);
+    }
+    return sum;
+}
+
 static struct head_sums head_summary(struct head_job *j, size_t r)
 {
     const struct head_part *parts = j->parts + r * j->n_chunks;
@@ -117,7 +152,7 @@ static struct head_sums head_summary(struct head_job *j, size_t r)
     }
     result->entropy = (float)(log(s.sum) - moment / s.sum);
     result->logprob = has_target ? j->targets[r] - (float)s.log_sum : 0;
-    result->base_logprob = result->kl = 0;
+    result->base_logprob = result->kl = result->kl0 = 0;
     if (j->x0) {
         float max0;
         int32_t argmax0;
@@ -129,8 +164,23 @@ static struct head_sums head_summary(struct head_job *j, size_t r)
         s.shift = (float)(s.log_sum - log_sum0);
         s.kl = head_kl(j, r, &s);
         result->kl = (float)s.kl;
+        result->kl0 = (float)head_kl0(j, r, &s);
     }
     return s;
+}
+
+/* values += a e (1 - e^-d) */
+static void head_add_kl0(const struct head_job *j, float *values, const float *e, const float *base,
+                         float shift, float a, size_t n)
+{
+    float d[HEAD_CHUNK], t[HEAD_CHUNK];
+
+    head_ratios(j, d, t, base, shift, n);
+    for (size_t i = 0; i < n; i++)
+        t[i] = 1 - t[i];
+    j->e->math->multiply(t, t, e, n);
+    j->e->math->scale(t, a, n);
+    j->e->math->add(values, t, n);
 }
 
 /* Results of one row, and its gradient's elements in the logits' place: narrowing from the front
@@ -158,14 +208,19 @@ static void head_row(void *arg, size_t r, int thread)
                               (float)(factor * term->kl_weight), n);
         else
             math->scale(values, (float)(factor * term->weight), n);
+        if (j->x0 && term->kl0_weight != 0)
+            head_add_kl0(j, values, row + first, j->base + r * j->ldl + first, s.shift,
+                         (float)(factor * term->kl0_weight), n);
         if (term->target >= 0 && (size_t)term->target >= first &&
             (size_t)term->target < first + n) {
             /* p - 1 without cancellation */
             const double logprob = (j->targets[r] - (double)s.max) - log(s.sum);
             double value = term->weight * expm1(logprob);
-            if (j->x0)
-                value += term->kl_weight * exp(logprob) *
-                         ((double)j->base[r * j->ldl + (size_t)term->target] - s.shift - s.kl);
+            if (j->x0) {
+                const double d = (double)j->base[r * j->ldl + (size_t)term->target] - s.shift;
+                value +=
+                    exp(logprob) * (term->kl_weight * (d - s.kl) - term->kl0_weight * expm1(-d));
+            }
             values[(size_t)term->target - first] = (float)value;
         }
         to_elements(j->e, row, first, values, n);

@@ -51,8 +51,7 @@ void guard_check(const struct trainer *t, struct train_state *s, const float *or
         guard_looks_collapsed(s->curve, (size_t)s->last_alarm, (size_t)s->step, guard_window(o));
     const bool validated_now =
         s->n_validations > 0 && s->validations[s->n_validations - 1].step == s->step;
-    const bool below =
-        validated_now && s->last_alarm < s->step && guard_is_below_base(s);
+    const bool below = validated_now && s->last_alarm < s->step && guard_is_below_base(s);
 
     if (!collapsed && !below)
         return;

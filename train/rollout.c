@@ -626,16 +626,17 @@ static int check_terms(const struct shard *shard, const struct rollout *r, const
     return 0;
 }
 
-/* Softmax of the choices' log-likelihoods; terms k .. are the prompt's, returned: past its last. */
+/* Softmax of the choices' log-likelihoods (base: the base model's); terms k .. are the prompt's,
+ * returned: past its last. */
 static size_t choice_policy(const struct shard_prompt *p, const struct terms *t, size_t k,
-                            double *policy)
+                            bool base, double *policy)
 {
     double largest = -INFINITY, sum = 0;
 
     for (size_t j = 0; j < p->item.n_choices; j++) {
         policy[j] = 0;
-        for (size_t i = 0; i < p->choices[j].n; i++)
-            policy[j] += t->results[k++].logprob;
+        for (size_t i = 0; i < p->choices[j].n; i++, k++)
+            policy[j] += base ? t->results[k].base_logprob : t->results[k].logprob;
         largest = fmax(largest, policy[j]);
     }
     for (size_t j = 0; j < p->item.n_choices; j++)
@@ -655,7 +656,7 @@ static void choose(struct shard *shard, const struct rollout *r, const struct te
 
     for (size_t i = first; i < end; i++) {
         const struct shard_prompt *p = &shard->prompts[i];
-        k = choice_policy(p, t, k, policy);
+        k = choice_policy(p, t, k, false, policy);
         for (size_t a = 0; a < shard->n_answers; a++) {
             const size_t index = i * shard->n_answers + a;
             struct answer *answer = &shard->answers[index];
@@ -689,14 +690,17 @@ static void weigh_choices(const struct shard *shard, const struct rollout *r, st
                           struct shard_sums *sums)
 {
     const struct train_options *o = options_of(r);
-    double policy[TASK_MAX_LIST];
+    const bool estimate = o->kl != 0 && (o->kl_form == KL_K1 || o->kl_form == KL_K3);
+    double policy[TASK_MAX_LIST], base[TASK_MAX_LIST];
     size_t k = 0;
 
     for (size_t i = first; i < end; i++) {
         const struct shard_prompt *p = &shard->prompts[i];
         size_t at = k;
         double weights[TASK_MAX_LIST] = {0};
-        k = choice_policy(p, t, k, policy);
+        if (estimate)
+            choice_policy(p, t, k, true, base);
+        k = choice_policy(p, t, k, false, policy);
         for (size_t j = 0; j < p->item.n_choices; j++)
             sums->entropy -= policy[j] > 0 ? policy[j] * log(policy[j]) : 0;
         sums->n_tokens++;
@@ -704,9 +708,13 @@ static void weigh_choices(const struct shard *shard, const struct rollout *r, st
             const struct answer *answer = &shard->answers[i * shard->n_answers + a];
             const double advantage = advantages[i * shard->n_answers + a];
             const double logprob = log(policy[answer->choice]);
-            const double w = objective_token_weight(
-                advantage, logprob, answer->logprobs ? answer->logprobs[0] : logprob,
-                o->clip_ratio);
+            double value = 0, w = objective_token_weight(
+                                  advantage, logprob,
+                                  answer->logprobs ? answer->logprobs[0] : logprob, o->clip_ratio);
+            if (estimate)
+                w += objective_kl_weight(o->kl_form, o->kl, logprob, log(base[answer->choice]),
+                                         &value);
+            sums->kl += value;
             sums->loss -= advantage * logprob;
             for (size_t j = 0; j < p->item.n_choices; j++)
                 weights[j] += w * ((j == (size_t)answer->choice) - policy[j]);

@@ -166,8 +166,8 @@ static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
         error_set("out of memory");
     else if (h5_get_doubles(file, "curve", (double *)state->curve, (size_t)n_points,
                             POINT_COLUMNS) == 0 &&
-             h5_get_doubles(file, "validations", validations, n_validations,
-                            VALIDATION_COLUMNS) == 0)
+             h5_get_doubles(file, "validations", validations, n_validations, VALIDATION_COLUMNS) ==
+                 0)
         status = 0;
     for (size_t i = 0; status == 0 && i < n_validations; i++) {
         const double *row = validations + VALIDATION_COLUMNS * i;

@@ -103,15 +103,27 @@ static int put_column(hid_t group, const char *name, const void *rows, size_t n,
 
 static int put_curve(hid_t file, const struct train_state *s)
 {
-#define COLUMN(member) {#member, offsetof(struct train_point, member)}
+#define COLUMN(member)                                                                             \
+    {                                                                                              \
+#member, offsetof(struct train_point, member)                                              \
+    }
     static const struct {
         const char *name;
         size_t offset;
-    } columns[] = {COLUMN(reward),           COLUMN(accuracy),          COLUMN(kl),
-                   COLUMN(loss),             COLUMN(gradient_norm),     COLUMN(entropy),
-                   COLUMN(length),           COLUMN(rate),              COLUMN(one_answer_share),
-                   COLUMN(tokens_per_second), COLUMN(seconds_rollout),  COLUMN(seconds_gradient),
-                   COLUMN(seconds_reduce),   COLUMN(seconds_other)};
+    } columns[] = {COLUMN(reward),
+                   COLUMN(accuracy),
+                   COLUMN(kl),
+                   COLUMN(loss),
+                   COLUMN(gradient_norm),
+                   COLUMN(entropy),
+                   COLUMN(length),
+                   COLUMN(rate),
+                   COLUMN(one_answer_share),
+                   COLUMN(tokens_per_second),
+                   COLUMN(seconds_rollout),
+                   COLUMN(seconds_gradient),
+                   COLUMN(seconds_reduce),
+                   COLUMN(seconds_other)};
 #undef COLUMN
     _Static_assert(sizeof columns / sizeof *columns == sizeof(struct train_point) / sizeof(double),
                    "every member of a point is a column");
@@ -241,9 +253,8 @@ int train_result_write(const struct train_result *result, const char *path)
     if (fill_expert(result, &expert) != 0)
         goto done;
     if ((file = h5_create(path)) < 0 || expert_put(file, &expert) || put_texts(file, result) ||
-        put_numbers(file, result) || put_scores(file, result) ||
-        put_curve(file, result->state) || put_validations(file, result->state) ||
-        h5_write(file, path))
+        put_numbers(file, result) || put_scores(file, result) || put_curve(file, result->state) ||
+        put_validations(file, result->state) || h5_write(file, path))
         goto done;
     status = 0;
 done:

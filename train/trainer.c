@@ -48,6 +48,7 @@ struct run {
     struct own_shard *own; /* [n_shards], the first n_own are this rank's */
     size_t n_own;
     struct record *records;   /* [n_answers] */
+    struct shard_sums *sums;  /* [n_shards] */
     double *advantages;       /* [n_answers] */
     double *total;            /* [n_parameters] */
     float *gradient, *origin; /* [n_parameters] */
@@ -161,8 +162,7 @@ static int compare_numbers(const void *a, const void *b)
 }
 
 /* Makes this rank's shards of the step, each handed to work(). */
-static int each_new_shard(struct run *run, struct shard_sums *sums,
-                          int (*work)(struct run *, struct own_shard *, struct shard_sums *))
+static int each_new_shard(struct run *run, int (*work)(struct run *, struct own_shard *))
 {
     int status = 0;
     size_t number;
@@ -176,7 +176,7 @@ static int each_new_shard(struct run *run, struct shard_sums *sums,
         struct own_shard *own = &run->own[run->n_own++];
         status = shard_make(&own->shard, &run->rollout, run->state->step, number, run->rows);
         if (status == 0)
-            status = work(run, own, sums);
+            status = work(run, own);
         if (status == 0)
             record_answers(run, &own->shard);
     }
@@ -195,17 +195,18 @@ static int new_gradient(struct run *run, struct own_shard *own)
     return 0;
 }
 
-static int work_at_once(struct run *run, struct own_shard *own, struct shard_sums *sums)
+static int work_at_once(struct run *run, struct own_shard *own)
 {
     if (new_gradient(run, own) != 0)
         return -1;
     return shard_gradient(&own->shard, &run->rollout, run->state->parameters, NULL, own->gradient,
-                          sums);
+                          &run->sums[own->shard.number]);
 }
 
-static int work_roll_out(struct run *run, struct own_shard *own, struct shard_sums *sums)
+static int work_roll_out(struct run *run, struct own_shard *own)
 {
-    return shard_roll_out(&own->shard, &run->rollout, run->state->parameters, sums);
+    return shard_roll_out(&own->shard, &run->rollout, run->state->parameters,
+                          &run->sums[own->shard.number]);
 }
 
 /* Every rank gets all answers' figures. Each record is one rank's: the others add zeros. */
@@ -298,12 +299,28 @@ static int log_answers(struct run *run)
 /* ---- a step -------------------------------------------------------------------------------------
  */
 
-/* Adds this rank's sums to those of the others. They describe a step and decide nothing. */
-static void share_sums(const struct comm *comm, struct shard_sums *sums)
+/* All shards' sums, added in the order of shards: the guard looks at them. Each is one rank's. */
+static struct shard_sums share_sums(struct run *run)
 {
+    enum { MEMBERS = sizeof(struct shard_sums) / sizeof(double) };
+    const struct comm *comm = run->t->comm;
+    struct shard_sums total = {0};
+    double *to = (double *)&total;
+
     if (comm->size > 1)
-        MPI_Allreduce(MPI_IN_PLACE, sums, sizeof *sums / sizeof(double), MPI_DOUBLE, MPI_SUM,
+        MPI_Allreduce(MPI_IN_PLACE, run->sums, (int)run->n_shards * MEMBERS, MPI_DOUBLE, MPI_SUM,
                       comm->handle);
+    for (size_t i = 0; i < run->n_shards; i++)
+        for (size_t k = 0; k < MEMBERS; k++)
+            to[k] += ((const double *)&run->sums[i])[k];
+    return total;
+}
+
+/* Before another gradient on the same answers: times go on adding up. */
+static void clear_sums(struct shard_sums *sums)
+{
+    *sums = (struct shard_sums){.seconds_rollout = sums->seconds_rollout,
+                                .seconds_gradient = sums->seconds_gradient};
 }
 
 static double one_answer_share(const struct run *run)
@@ -400,18 +417,17 @@ static int step_run(struct run *run)
     const struct train_options *o = &run->t->options;
     struct train_state *s = run->state;
     struct train_point point = {0};
-    struct shard_sums sums = {0};
     const double start = now();
     const bool two_phases =
         o->objective == TRAIN_REINFORCE && (o->baseline == BASELINE_MEAN || o->inner_steps > 1);
 
     memset(run->records, 0, run->n_answers * sizeof *run->records);
+    memset(run->sums, 0, run->n_shards * sizeof *run->sums);
     begin_step(run);
     if (comm_agree(run->t->comm,
                    rollout_order(o->seed, s->step, run->items.n, o->batch, run->rows)) != 0)
         return -1;
-    int status =
-        agree_or_stop(run, each_new_shard(run, &sums, two_phases ? work_roll_out : work_at_once));
+    int status = agree_or_stop(run, each_new_shard(run, two_phases ? work_roll_out : work_at_once));
     if (status)
         return status;
     share_records(run);
@@ -434,23 +450,19 @@ static int step_run(struct run *run)
         }
         free(rewards);
         for (size_t inner = 0; status == 0 && inner < o->inner_steps; inner++) {
-            struct shard_sums inner_sums = {0};
             for (size_t i = 0; status == 0 && i < run->n_own; i++) {
                 struct shard *shard = &run->own[i].shard;
+                clear_sums(&run->sums[shard->number]);
                 status = new_gradient(run, &run->own[i]);
                 if (status == 0)
                     status = shard_gradient(shard, &run->rollout, run->parameters,
                                             run->advantages + shard->first * shard->n_answers,
-                                            run->own[i].gradient, &inner_sums);
+                                            run->own[i].gradient, &run->sums[shard->number]);
                 save_if_asked(run);
             }
             status = agree_or_stop(run, status);
             if (status == 0)
                 status = apply_gradients(run, n, &point);
-            inner_sums.seconds_rollout += sums.seconds_rollout;
-            if (inner > 0)
-                inner_sums.seconds_gradient += sums.seconds_gradient;
-            sums = inner_sums;
         }
         if (status)
             return status;
@@ -458,7 +470,7 @@ static int step_run(struct run *run)
     if (log_answers(run) != 0)
         return -1;
 
-    share_sums(run->t->comm, &sums);
+    const struct shard_sums sums = share_sums(run);
     for (size_t i = 0; i < run->n_answers; i++) {
         point.reward += run->records[i].reward / (double)run->n_answers;
         point.accuracy += run->records[i].correct / (double)run->n_answers;
@@ -629,6 +641,7 @@ static int prepare(struct run *run)
     run->rows = calloc(o->batch, sizeof *run->rows);
     run->own = calloc(run->n_shards, sizeof *run->own);
     run->records = calloc(run->n_answers, sizeof *run->records);
+    run->sums = calloc(run->n_shards, sizeof *run->sums);
     run->advantages = calloc(run->n_answers, sizeof *run->advantages);
     run->total = malloc((run->state->n + 1) * sizeof *run->total);
     run->gradient = malloc((run->state->n + 1) * sizeof *run->gradient);
@@ -636,7 +649,7 @@ static int prepare(struct run *run)
     run->parameters = malloc((run->state->n + 1) * sizeof *run->parameters);
     if (adam_create(&run->adam, run->state->n) != 0)
         return -1;
-    if (!run->rows || !run->own || !run->records || !run->advantages || !run->total ||
+    if (!run->rows || !run->own || !run->records || !run->sums || !run->advantages || !run->total ||
         !run->gradient || !run->origin || !run->parameters)
         return error_set("no memory for a batch of %zu", o->batch);
     memcpy(run->origin, t->adapter->parameters, run->state->n * sizeof *run->origin);
@@ -651,6 +664,7 @@ static void run_free(struct run *run)
     free(run->own);
     free(run->rows);
     free(run->records);
+    free(run->sums);
     free(run->advantages);
     free(run->total);
     free(run->gradient);
@@ -680,8 +694,8 @@ static void show(struct run *run)
                     p->entropy, best, p->tokens_per_second);
 }
 
-/* Without a number of steps: whenever writing takes no more than a fiftieth of the time since it was
- * last done. */
+/* Without a number of steps: whenever writing takes no more than a fiftieth of the time since it
+ * was last done. */
 static bool checkpoint_is_due(const struct run *run)
 {
     const size_t every = run->t->options.checkpoint_every;
