@@ -50,6 +50,8 @@ static int write_results(struct run *run)
     const struct settings *s = run->settings;
     const struct model_options *options = &run->loaded.model_options;
 
+    if (run->loaded.identity[0])
+        strcpy(run->identity, run->loaded.identity);
     if (!run->identity[0] && checkpoint_identity(run->loaded.checkpoint, run->identity))
         return -1;
     struct run_info info = {
@@ -179,8 +181,8 @@ static int prepare(struct run *run, const char *model)
     strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
     cpu_describe(run->cpu, sizeof run->cpu);
     run->data_root = dataset_root(run->settings->data);
-    if (!run->data_root ||
-        task_list_load(run->settings->tasks, "--tasks", model, run->tasks, MAX_TASKS, &run->n_tasks))
+    if (!run->data_root || task_list_load(run->settings->tasks, "--tasks", model, run->tasks,
+                                          MAX_TASKS, &run->n_tasks))
         return -1;
     if (run->settings->out && run->comm->rank == 0)
         return output_check(run->settings->out);
@@ -237,6 +239,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         {"data", 0, OPTION_STRING, &s.data, "DIR",
          .help = "folder of the data sets (default: T2_DATA, else t2 in the user's data folder)"},
         LOAD_OPTION_SPECS(s.load),
+        LOAD_ADAPTER_SPECS(s.load),
         {"fewshot", 0, OPTION_INT, &s.fewshot, "N", .min = -1, .max = 1000,
          .help = "examples before each question (default: -1, as the task says)"},
         {"max-new", 'n', OPTION_INT, &s.max_new, "N", .min = 0, .max = 1e6,

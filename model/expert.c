@@ -65,6 +65,8 @@ int expert_put(hid_t file, const struct expert *expert)
         h5_put_text(file, "adapter", expert->kind) ||
         put_optional(file, "parametrisation", expert->parametrisation) ||
         put_optional(file, "model", expert->model) || put_optional(file, "task", expert->task) ||
+        put_optional(file, "factors", expert->factors) ||
+        put_optional(file, "factors_identity", expert->factors_identity) ||
         put_optional(file, "adapter_settings", expert->settings))
         return -1;
     for (size_t i = 0; i < expert->n_matrices; i++)
@@ -234,6 +236,8 @@ static int read_all(struct expert *expert, hid_t file)
     h5_get_text(file, "parametrisation", &expert->parametrisation);
     h5_get_text(file, "model", &expert->model);
     h5_get_text(file, "task", &expert->task);
+    h5_get_text(file, "factors", &expert->factors);
+    h5_get_text(file, "factors_identity", &expert->factors_identity);
     h5_get_text(file, "adapter_settings", &expert->settings);
     layers =
         H5Lexists(file, "layers", H5P_DEFAULT) > 0 ? H5Gopen2(file, "layers", H5P_DEFAULT) : -1;
@@ -297,6 +301,8 @@ void expert_free(struct expert *expert)
     free(expert->parametrisation);
     free(expert->model);
     free(expert->task);
+    free(expert->factors);
+    free(expert->factors_identity);
     free(expert->settings);
     memset(expert, 0, sizeof *expert);
 }

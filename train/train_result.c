@@ -72,6 +72,10 @@ static int fill_expert(const struct train_result *r, struct expert *e)
                          .parametrisation = strdup(o->parametrisation),
                          .model = strdup(o->model ? o->model : ""),
                          .task = strdup(r->trainer->task->name)};
+    if (o->factors)
+        e->factors = strdup(o->factors);
+    if (o->factors_identity)
+        e->factors_identity = strdup(o->factors_identity);
     snprintf(e->identity, sizeof e->identity, "%s", o->identity);
     e->matrices = calloc(adapter->n_sites, sizeof *e->matrices);
     if (!e->kind || !e->parametrisation || !e->model || !e->task || !e->matrices)
@@ -187,8 +191,6 @@ static int put_texts(hid_t file, const struct train_result *r)
         {"settings", r->trainer->settings},
         {"ended", r->end == TRAIN_STOPPED_EARLY ? "stopped early" : "finished"},
         {"architecture", o->architecture},
-        {"factors", o->factors},
-        {"factors_identity", o->factors_identity},
         {"options", o->options},
         {"command_line", o->command_line},
         {"t2_version", o->version},
