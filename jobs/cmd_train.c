@@ -47,6 +47,7 @@ struct run {
     struct train_state state;
     enum train_end end;
     struct train_score test;
+    bool has_state;   /* there is something to go on with */
     bool done_before; /* the finished expert was there already */
     double start;
 };
@@ -285,23 +286,24 @@ static int make_adapter(struct run *run)
     return run->train_settings ? 0 : error_set("out of memory");
 }
 
-/* A requeued job that had finished: nothing to do. */
+/* With --resume: the state, or, where a requeued job had finished, its result. */
 static int look_for_result(struct run *run)
 {
     const struct comm *comm = run->comm;
-    int there = 0;
+    int there[2] = {0, 0};
 
     if (!run->settings->resume)
         return 0;
-    if (comm->rank == 0)
-        there = is_there(run->state_path)
-                    ? 0
-                    : train_result_is_there(run->settings->out, run->train_settings);
-    if (comm_agree(comm, there < 0 ? -1 : 0) != 0)
+    if (comm->rank == 0) {
+        there[0] = is_there(run->state_path);
+        there[1] = there[0] ? 0 : train_result_is_there(run->settings->out, run->train_settings);
+    }
+    if (comm_agree(comm, there[1] < 0 ? -1 : 0) != 0)
         return -1;
     if (comm->size > 1)
-        MPI_Bcast(&there, 1, MPI_INT, 0, comm->handle);
-    run->done_before = there > 0;
+        MPI_Bcast(there, 2, MPI_INT, 0, comm->handle);
+    run->has_state = there[0] > 0;
+    run->done_before = there[1] > 0;
     return 0;
 }
 
@@ -386,7 +388,7 @@ static int train(struct run *run)
                                     .options = run->options,
                                     .settings = run->train_settings,
                                     .state_path = run->state_path,
-                                    .resume = run->settings->resume,
+                                    .resume = run->has_state,
                                     .quiet = run->settings->quiet};
 
     if (trainer_run(&trainer, &run->state, &run->end) != 0)

@@ -610,6 +610,17 @@ static int make_terms(const struct shard *shard, const struct rollout *r, size_t
     return 0;
 }
 
+/* The step, shard and prompts in which something failed, before the message. */
+static void say_where(const struct shard *shard, const struct rollout *r, size_t first, size_t end)
+{
+    const size_t *lines = r->items->data.lines;
+
+    error_prefix("step %llu, shard %zu, %s: prompts of lines %zu to %zu",
+                 (unsigned long long)shard->step + 1, shard->number, r->items->data.path,
+                 lines[shard->prompts[first < end ? first : 0].row],
+                 lines[shard->prompts[end - 1].row]);
+}
+
 /* A log-probability that is no number means the model has gone: name where. */
 static int check_terms(const struct shard *shard, const struct rollout *r, const struct terms *t)
 {
@@ -617,11 +628,8 @@ static int check_terms(const struct shard *shard, const struct rollout *r, const
         if (isfinite(t->results[k].logprob))
             continue;
         const size_t i = by_choice(r) ? t->answer[k] : t->answer[k] / shard->n_answers;
-        return error_set(
-            "step %llu, shard %zu: the log-probability of an answer to %s:%zu is not a "
-            "number",
-            (unsigned long long)shard->step + 1, shard->number, r->items->data.path,
-            r->items->data.lines[shard->prompts[i].row]);
+        return error_set("the log-probability of an answer to %s:%zu is not a number",
+                         r->items->data.path, r->items->data.lines[shard->prompts[i].row]);
     }
     return 0;
 }
@@ -827,12 +835,13 @@ int shard_roll_out(struct shard *shard, struct rollout *r, const float *paramete
 {
     const double start = now();
     struct terms t = {0};
+    size_t first = 0, end = shard->n_prompts;
     int status = -1;
 
     if (!in_pass(r) && roll_out_long(shard, r, parameters) != 0)
         goto done;
     shard->rolled_out = !in_pass(r);
-    for (size_t first = 0, end; first < shard->n_prompts; first = end) {
+    for (; first < shard->n_prompts; first = end) {
         end = group_end(shard, r, first);
         t.n = 0;
         if (run_group(shard, r, parameters, first, end) != 0 ||
@@ -848,6 +857,8 @@ int shard_roll_out(struct shard *shard, struct rollout *r, const float *paramete
     shard->rolled_out = true;
     status = 0;
 done:
+    if (status != 0)
+        say_where(shard, r, first, end);
     terms_free(&t);
     sums->seconds_rollout += now() - start;
     return status;
@@ -903,13 +914,8 @@ static int group_gradient(struct shard *shard, struct rollout *r, const float *p
     else
         weigh_tokens(shard, r, &t, advantages, &ignored);
     set_exact_kl(r, &t);
-    if (pass_backward(r->pass, base, t.places, t.terms, t.n, gradient, t.results) != 0) {
-        error_prefix("step %llu, shard %zu (prompts from %s:%zu on)",
-                     (unsigned long long)shard->step + 1, shard->number, r->items->data.path,
-                     r->items->data.lines[shard->prompts[first].row]);
-        goto done;
-    }
-    if (check_terms(shard, r, &t) != 0)
+    if (pass_backward(r->pass, base, t.places, t.terms, t.n, gradient, t.results) != 0 ||
+        check_terms(shard, r, &t) != 0)
         goto done;
     if (!chosen)
         weigh_tokens(shard, r, &t, advantages, sums); /* the same weights; now the loss is known */
@@ -917,6 +923,8 @@ static int group_gradient(struct shard *shard, struct rollout *r, const float *p
     sums->n_rows += (double)pass_n_rows(r->pass);
     status = 0;
 done:
+    if (status != 0)
+        say_where(shard, r, first, end);
     sums->seconds_gradient += now() - start;
     terms_free(&t);
     return status;
@@ -935,8 +943,10 @@ int shard_gradient(struct shard *shard, struct rollout *r, const float *paramete
         memcpy(own, advantages, n * sizeof *own);
     if (!shard->rolled_out && !in_pass(r)) {
         const double start = now();
-        if (roll_out_long(shard, r, parameters) != 0)
+        if (roll_out_long(shard, r, parameters) != 0) {
+            say_where(shard, r, 0, shard->n_prompts);
             goto done;
+        }
         shard->rolled_out = true;
         sums->seconds_rollout += now() - start;
     }
