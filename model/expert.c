@@ -165,6 +165,16 @@ static int read_matrix(struct reading *r, hid_t group, const char *layer, const 
     m->layer = (size_t)index;
     m->n_rows = (size_t)n_rows;
     m->n_columns = (size_t)n_columns;
+    /* One place for each matrix, so that none is there twice. */
+    char own_path[sizeof m->path + 32], own_tensor[sizeof m->tensor + 32];
+    snprintf(own_path, sizeof own_path, "/layers/%02zu/%s", m->layer, m->name);
+    snprintf(own_tensor, sizeof own_tensor, "model.layers.%zu.%s.weight", m->layer, m->name);
+    if (projection_find(m->name) == PROJECTION_COUNT || strcmp(own_path, m->path) != 0 ||
+        strcmp(own_tensor, m->tensor) != 0) {
+        error_set("%s is not where the matrix %.80s of layer %zu belongs", m->path, m->tensor,
+                  m->layer);
+        goto done;
+    }
     if (H5Literate(group, H5_INDEX_NAME, H5_ITER_INC, NULL, each_parameter, r) < 0)
         goto done;
     if (r->matrix->n_parameters == 0) {
