@@ -20,6 +20,8 @@ The file, little-endian, no padding, everything 4 bytes wide:
     python tests/oracle/svf_gradient_oracle.py                     makes the committed fixture
     python tests/oracle/svf_gradient_oracle.py --model DIR --out FILE [--layers 0,14,29]
                     [--projections qvgd]    a real model; then bench_gradient DIR FILE
+    ... --peer f32|bf16     what PyTorch itself loses in that type, model unpatched, in the factored
+                            form y = B (z * A x) with A and B rounded: the same figures
 """
 
 import argparse
@@ -34,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 NAMES = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
          "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
 LETTERS = "qkvogud"
+SOFTMAX = F.softmax
 TEXT = ("Decide whether the review is positive or negative. Review: a gorgeous, witty, seductive "
         "movie, and one of the year's finest. Answer: positive. Review: it is a slow and tedious "
         "film that never finds its voice. Answer: negative")
@@ -72,12 +75,49 @@ def attach(model, layers, projections, generator):
     return parts
 
 
+def peer(options, ids, positions, targets, weights, parts, gradients):
+    """The same gradients by PyTorch in a coarser type, beside those in f64."""
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[options.peer]
+    F.softmax = torch.nn.functional.softmax = SOFTMAX
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype,
+                                                 attn_implementation="eager")
+    exact = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float64)
+    model.requires_grad_(False)
+    leaves = []
+    for layer, p, _, z, q in parts:
+        owner, name = NAMES[p].split(".")
+        linear = getattr(getattr(model.model.layers[layer], owner), name)
+        w = getattr(getattr(exact.model.layers[layer], owner), name).weight.detach()
+        tall = w.shape[0] >= w.shape[1]
+        a, b = (q, w @ q.T) if tall else (q @ w, q.T)
+        leaf = z.detach().float().requires_grad_()
+
+        def forward(x, a=a.to(dtype), b=b.to(dtype), z=leaf, bias=linear.bias):
+            return F.linear((F.linear(x, a) * z).to(dtype), b, bias)
+        linear.forward = forward
+        leaves.append(leaf)
+    logp = model(ids[None], use_cache=False).logits[0, positions].float().log_softmax(-1)
+    loss = -(weights * logp[range(len(positions)), targets]).sum()
+    own, rms = [], []
+    for (layer, p, *_), g, h in zip(parts, gradients, torch.autograd.grad(loss, leaves)):
+        error = (g - h.double()).abs()
+        print(f"  layer {layer} {NAMES[p]}: off by {(error.norm() / g.norm()).item():.1e} of its norm")
+        own.append(error / g.abs())
+        rms.append(error / g.pow(2).mean().sqrt())
+    for name, values in ("element", torch.cat(own)), ("matrix's rms", torch.cat(rms)):
+        print(f"PyTorch {options.peer}, relative to the {name}: median {values.median().item():.1e}, "
+              f"99 % below {values.quantile(0.99).item():.1e}, above 1e-3: "
+              f"{100 * (values > 1e-3).double().mean().item():.2f} %, above 2e-2: "
+              f"{100 * (values > 2e-2).double().mean().item():.2f} %")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, default=HERE.parent / "fixtures/tiny/qwen2-window")
     parser.add_argument("--out", type=Path,
                         default=HERE.parent / "fixtures/gradient/qwen2-window.bin")
     parser.add_argument("--layers")
+    parser.add_argument("--peer", choices=["f32", "bf16"])
     parser.add_argument("--projections", default=LETTERS)
     options = parser.parse_args()
 
@@ -102,6 +142,8 @@ def main():
     loss = -(weights.double() * logp[range(len(positions)), targets]).sum()
     gradients = torch.autograd.grad(loss, [z for *_, z, _ in parts])
 
+    if options.peer:
+        return peer(options, ids, positions, targets, weights, parts, gradients)
     blob = b"T2GRAD01" + struct.pack("<3If", len(ids), len(positions), len(parts), loss.item())
     blob += ids.numpy().astype("<i4").tobytes()
     for p, t, w in zip(positions, targets, weights):
