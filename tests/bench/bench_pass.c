@@ -1,10 +1,11 @@
 /* bench_pass MODEL [--dtype D] [--isa LEVEL] [--threads N] [--what MASK] [--repeat N] [--recompute]
  *            [--prefix P --sequences S --length T]
  *
- * Times forward and SVF backward (model/pass.h) on random tokens, phase by phase. Without sizes, two
- * shapes: 32 sequences of 64 tokens, each with a loss on all its tokens but the last; and the shape
- * of a classification step, a prefix of 40 tokens and 32 prompts of 25 tokens after it, with a loss
- * on the last token of each. Any orthogonal factor costs the same, so Q is the identity here.
+ * Times forward and SVF backward (model/pass.h) on random tokens, phase by phase. Without sizes,
+ * two shapes: 32 sequences of 64 tokens, each with a loss on all its tokens but the last; and the
+ * shape of a classification step, a prefix of 40 tokens and 32 prompts of 25 tokens after it, with
+ * a loss on the last token of each. Any orthogonal factor costs the same, so Q is the identity
+ * here.
  *
  * MASK: a letter a projection of q k v o g u d (default gud: the MLPs). The last line of a shape
  * has what the products alone allow: the same matrices, the same rows, nothing else. */
@@ -179,8 +180,8 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
         best[1] = end - forward < best[1] ? end - forward : best[1];
         best[2] = end - start < best[2] ? end - start : best[2];
     }
-    const size_t width = model->gate_up_width > model->qkv_width ? model->gate_up_width
-                                                                 : model->qkv_width;
+    const size_t width =
+        model->gate_up_width > model->qkv_width ? model->gate_up_width : model->qkv_width;
     double alone = 1e9;
     for (int i = 0; i < repeat; i++) {
         const double seconds = products_alone(model, adapter, n_rows, n_places, width);

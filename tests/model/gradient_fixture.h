@@ -19,7 +19,7 @@ struct gradient_fixture {
     const int32_t *ids;
     struct pass_place *places; /* [n_terms], of sequence 0 */
     struct head_term *terms;
-    struct module *modules;                        /* [n_matrices] */
+    struct module *modules;                         /* [n_matrices] */
     const float **sigma, **z, **gradient, **factor; /* [n_matrices] */
     const struct checkpoint *ck;
 };
@@ -55,7 +55,8 @@ static inline int gradient_fixture_read(struct gradient_fixture *f, const char *
         return error_set("%s is not a file of gradients", path);
     }
     fclose(file);
-    const uint32_t *at = (const uint32_t *)f->bytes + 2, *end = (const uint32_t *)f->bytes + n_words;
+    const uint32_t *at = (const uint32_t *)f->bytes + 2,
+                   *end = (const uint32_t *)f->bytes + n_words;
     f->n_tokens = *at++;
     f->n_terms = *at++;
     f->n_matrices = *at++;
