@@ -1,4 +1,4 @@
-/* t2 inspect: what a model or result file holds, for people. */
+/* t2 inspect: what a model, factor or results file holds, for people. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +8,7 @@
 #include "jobs/commands.h"
 #include "model/checkpoint.h"
 #include "model/describe.h"
+#include "model/factors.h"
 #include "mpi/error.h"
 
 static int inspect_model(const char *path, bool verbose)
@@ -37,10 +38,12 @@ static int inspect(const char *path, bool verbose)
     fclose(file);
     if (n >= 4 && memcmp(magic, "GGUF", 4) == 0)
         return inspect_model(path, verbose);
+    if (factors_is_file(path))
+        return factors_describe(path, stdout, verbose);
     if (results_is_hdf5(path))
         return results_describe(path, stdout);
-    return error_set("%s: neither a model (a Hugging Face folder or a GGUF file) nor a results "
-                     "file (HDF5)%s",
+    return error_set("%s: neither a model (a Hugging Face folder or a GGUF file) nor a factor "
+                     "or results file (HDF5)%s",
                      path,
                      strstr(path, ".safetensors") ? "; give the folder that the file is in" : "");
 }
@@ -49,7 +52,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
 {
     bool verbose = false, done;
     struct option_spec table[] = {
-        {"verbose", 'v', OPTION_FLAG, &verbose, .help = "every tensor and every key"}, {0}};
+        {"verbose", 'v', OPTION_FLAG, &verbose, .help = "every tensor, key and matrix"}, {0}};
     const char *path;
     size_t n_args;
     int code = COMMAND_OK;
@@ -64,10 +67,11 @@ static int command_run(const struct comm *comm, int argc, char **argv)
 
 const struct command command_inspect = {
     .name = "inspect",
-    .summary = "Shows what a model or a results file holds.",
+    .summary = "Shows what a model, factor or results file holds.",
     .arguments = "FILE|DIR",
     .details = "examples\n"
                "  t2 inspect SmolLM2-135M-Instruct.Q4_1.gguf\n"
+               "  t2 inspect factors.h5 --verbose\n"
                "  t2 inspect results.h5",
     .run = command_run,
 };

@@ -8,19 +8,13 @@
 
 enum { CHUNK_ROWS = 1024, GROW_BYTES = 1 << 20 };
 
-/* HDF5 prints its error stack unless told not to; our callers get a sentence instead. */
-struct quiet {
-    H5E_auto2_t function;
-    void *data;
-};
-
-static void quiet_begin(struct quiet *quiet)
+void h5_quiet_begin(struct h5_quiet *quiet)
 {
     H5Eget_auto2(H5E_DEFAULT, &quiet->function, &quiet->data);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
-static void quiet_end(const struct quiet *quiet)
+void h5_quiet_end(const struct h5_quiet *quiet)
 {
     H5Eset_auto2(H5E_DEFAULT, quiet->function, quiet->data);
 }
@@ -30,16 +24,16 @@ static void quiet_end(const struct quiet *quiet)
 
 hid_t h5_create(const char *name)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
     hid_t file = -1;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     if (access >= 0 && H5Pset_fapl_core(access, GROW_BYTES, 0) >= 0)
         file = H5Fcreate(name, H5F_ACC_TRUNC, H5P_DEFAULT, access);
     if (access >= 0)
         H5Pclose(access);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     if (file < 0)
         error_set("%s: HDF5 cannot make a file in memory", name);
     return file;
@@ -47,29 +41,29 @@ hid_t h5_create(const char *name)
 
 int h5_write(hid_t file, const char *path)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
     char *bytes = NULL;
     int status = -1;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     ssize_t n = H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 ? -1 : H5Fget_file_image(file, NULL, 0);
     bytes = n > 0 ? malloc((size_t)n) : NULL;
     if (!bytes || H5Fget_file_image(file, bytes, (size_t)n) != n)
         error_set("%s: HDF5 cannot give the file's bytes (out of memory?)", path);
     else
         status = file_write(path, bytes, (size_t)n);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     free(bytes);
     return status;
 }
 
 hid_t h5_open(const char *path)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     if (file < 0)
         error_set("%s: not a readable HDF5 file", path);
     return file;
@@ -83,13 +77,13 @@ void h5_close(hid_t file)
 
 hid_t h5_group_create(hid_t parent, const char *name)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t group = H5Lexists(parent, name, H5P_DEFAULT) > 0
                       ? H5Gopen2(parent, name, H5P_DEFAULT)
                       : H5Gcreate2(parent, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     if (group < 0)
         error_set("HDF5 cannot make the group %s", name);
     return group;
@@ -130,10 +124,10 @@ static hid_t bool_type(void)
 
 static int put_attribute(hid_t object, const char *name, hid_t type, const void *value)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
     int status = -1;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t space = H5Screate(H5S_SCALAR);
     hid_t attribute = space < 0 || type < 0
                           ? -1
@@ -144,7 +138,7 @@ static int put_attribute(hid_t object, const char *name, hid_t type, const void 
         H5Aclose(attribute);
     if (space >= 0)
         H5Sclose(space);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     return status ? error_set("HDF5 cannot write the attribute %s", name) : 0;
 }
 
@@ -172,13 +166,13 @@ int h5_put_real(hid_t object, const char *name, double value)
 static int put_column(hid_t group, const char *name, hid_t type, const void *values, size_t n_rows,
                       size_t n_columns)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
     int status = -1, n_dims = n_columns ? 2 : 1;
     hsize_t shape[2] = {n_rows, n_columns};
     hsize_t chunk[2] = {n_rows < CHUNK_ROWS ? n_rows : CHUNK_ROWS, n_columns};
     hid_t dataset = -1;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t space = H5Screate_simple(n_dims, shape, NULL);
     hid_t layout = H5Pcreate(H5P_DATASET_CREATE);
     if (type >= 0 && space >= 0 && layout >= 0 &&
@@ -193,7 +187,7 @@ static int put_column(hid_t group, const char *name, hid_t type, const void *val
         H5Pclose(layout);
     if (space >= 0)
         H5Sclose(space);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     return status ? error_set("HDF5 cannot write the column %s", name) : 0;
 }
 
@@ -237,10 +231,10 @@ int h5_column_reals(hid_t group, const char *name, const double *values, size_t 
 /* Reads a scalar attribute of class `kind` as `type`. */
 static bool get_attribute(hid_t object, const char *name, H5T_class_t kind, hid_t type, void *value)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
     bool found = false;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t attribute = H5Aexists(object, name) > 0 ? H5Aopen(object, name, H5P_DEFAULT) : (hid_t)-1;
     hid_t stored = attribute >= 0 ? H5Aget_type(attribute) : -1;
     hid_t space = attribute >= 0 ? H5Aget_space(attribute) : -1;
@@ -254,7 +248,7 @@ static bool get_attribute(hid_t object, const char *name, H5T_class_t kind, hid_
         H5Tclose(stored);
     if (attribute >= 0)
         H5Aclose(attribute);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     return found;
 }
 
@@ -284,11 +278,11 @@ bool h5_get_real(hid_t object, const char *name, double *value)
 
 char *h5_text_at(hid_t group, const char *name, size_t index)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
     char *read = NULL, *text = NULL;
     hsize_t at = index, one = 1, extent[1];
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t type = text_type();
     hid_t dataset =
         H5Lexists(group, name, H5P_DEFAULT) > 0 ? H5Dopen2(group, name, H5P_DEFAULT) : (hid_t)-1;
@@ -314,6 +308,6 @@ char *h5_text_at(hid_t group, const char *name, size_t index)
         H5Dclose(dataset);
     if (type >= 0)
         H5Tclose(type);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     return text;
 }

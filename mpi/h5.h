@@ -10,6 +10,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* HDF5 prints its error stack unless told not to; our callers get a sentence instead. */
+struct h5_quiet {
+    H5E_auto2_t function;
+    void *data;
+};
+void h5_quiet_begin(struct h5_quiet *quiet);
+void h5_quiet_end(const struct h5_quiet *quiet);
+
 /* A new file in memory; negative with error_set. `name` is for messages. */
 hid_t h5_create(const char *name);
 /* Writes the file's bytes to path; the file stays open. */
