@@ -24,7 +24,8 @@ struct attention_sequence {
 
 /* A row of the head's loss:
  *   - weight * log p(target) + kl_weight * KL(p || p0)
- * where p is the softmax of this row's logits and p0 that of x0's (the base model's). */
+ * where p is the softmax of this row's logits and p0 that of x0's (the base model's). A target of
+ * -1 is none: its weight does not count, and its log-probabilities are 0. */
 struct head_term {
     int32_t target;
     float weight, kl_weight;
