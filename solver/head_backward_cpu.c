@@ -61,7 +61,8 @@ static void head_logits(void *arg, size_t chunk, int thread)
                        panel, n_panels, false, NULL);
     for (size_t r = 0; r < j->n_rows; r++) {
         float exps[HEAD_CHUNK];
-        float *l = j->logits + r * j->ldl + first, *l0 = j->base + r * j->ldl + first;
+        float *l = j->logits + r * j->ldl + first;
+        float *l0 = j->x0 ? j->base + r * j->ldl + first : NULL;
         const size_t at = r * j->n_chunks + chunk;
         const int32_t target = j->terms[r].target;
         const bool here = target >= 0 && (size_t)target >= first && (size_t)target < first + n;
