@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "mpi/error.h"
-#include "solver/engine.h"
+#include "solver/engine_cpu_internal.h"
 
 enum {
     MAX_QUERIES = 48, /* query rows (tokens x heads of a group) worked on together */
@@ -27,19 +27,6 @@ enum {
 };
 
 /* ---- keys and values into their pages ------------------------------------------------------- */
-
-static void rotate_head(const struct engine *e, const struct attention_layer *a, float *x,
-                        const float *in, const float *norm, size_t position)
-{
-    const size_t d = a->head_dim, half = d / 2;
-    if (norm) {
-        const float mean = e->math->sum_squares(in, d) / (float)d;
-        e->math->norm_scale(x, in, norm, 1.0f / sqrtf(mean + a->norm_eps), d);
-    } else {
-        memcpy(x, in, d * sizeof *x);
-    }
-    e->math->rope(x, a->rope_cos + position * half, a->rope_sin + position * half, half);
-}
 
 /* x [n] as high = bf16(x) and low = bf16(x - high), which together hold 16 bits of each number. */
 static void split_rows(const struct engine *e, uint16_t *high, uint16_t *low, float *x, size_t n)

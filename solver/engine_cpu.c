@@ -5,38 +5,11 @@
 #include <string.h>
 
 #include "mpi/error.h"
+#include "solver/engine_cpu_internal.h"
 
 enum {
-    /* Elements that are worth waking a thread for in operations of a few steps an element. */
-    GRAIN = 1 << 13,
-    /* Elements converted at a time, so that the f32 values stay in the first-level cache. */
-    PART = 512,
-    /* The head works through its columns in chunks of a fixed size, so that sums over the
-     * vocabulary are cut in the same places on any number of threads, and through rows in blocks
-     * whose logits stay in cache. */
-    HEAD_CHUNK = 1024,
-    HEAD_ROWS = 128,
+    HEAD_ROWS = 128, /* whose logits stay in cache */
 };
-
-/* Rows of this width that make a part. */
-static size_t rows_of(size_t width)
-{
-    return 1 + GRAIN / (width + 1);
-}
-
-static void to_elements(const struct engine *e, void *x, size_t at, const float *values, size_t n)
-{
-    if (e->element == ELEMENT_F32)
-        memcpy((float *)x + at, values, n * sizeof(float));
-    else
-        e->math->to_bf16((uint16_t *)x + at, values, n);
-}
-
-static void clear_elements(const struct engine *e, void *x, size_t at, size_t n)
-{
-    const size_t size = element_size(e->element);
-    memset((char *)x + at * size, 0, n * size);
-}
 
 struct embed_job {
     float *y;
@@ -79,11 +52,10 @@ static void norm_rows(void *arg, size_t first, size_t end, int thread)
     (void)thread;
     for (size_t r = first; r < end; r++) {
         const float *in = j->h + (j->rows ? (size_t)j->rows[r] : r) * j->ldh;
-        const float mean = e->math->sum_squares(in, j->width) / (float)j->width;
-        const float a = 1.0f / sqrtf(mean + j->eps);
-        float part[PART];
-        for (size_t i = 0; i < j->width; i += PART) {
-            const size_t n = j->width - i < PART ? j->width - i : PART;
+        const float a = norm_factor(e, in, j->width, j->eps);
+        float part[ENGINE_PART];
+        for (size_t i = 0; i < j->width; i += ENGINE_PART) {
+            const size_t n = j->width - i < ENGINE_PART ? j->width - i : ENGINE_PART;
             e->math->norm_scale(part, in + i, j->weight + i, a, n);
             to_elements(e, j->x, r * j->ldx + i, part, n);
         }
@@ -125,9 +97,9 @@ static void swiglu_rows(void *arg, size_t first, size_t end, int thread)
     (void)thread;
     for (size_t r = first; r < end; r++) {
         const float *gate = j->gate_up + r * j->ldg, *up = gate + j->up_offset;
-        float part[PART];
-        for (size_t i = 0; i < j->width; i += PART) {
-            const size_t n = j->width - i < PART ? j->width - i : PART;
+        float part[ENGINE_PART];
+        for (size_t i = 0; i < j->width; i += ENGINE_PART) {
+            const size_t n = j->width - i < ENGINE_PART ? j->width - i : ENGINE_PART;
             e->math->silu_mul(part, gate + i, up + i, n);
             to_elements(e, j->x, r * j->ldx + i, part, n);
         }
@@ -144,12 +116,6 @@ static void cpu_swiglu(const struct engine *e, void *x, size_t ldx, const float 
 
 /* ---- the head ------------------------------------------------------------------------------- */
 
-/* One chunk's part of a row's result: its largest logit, where, and the sum of exp(logit - max). */
-struct head_part {
-    float max, sum;
-    int32_t argmax;
-};
-
 struct head_job {
     const struct engine *e;
     struct head_result *results;
@@ -163,20 +129,6 @@ struct head_job {
     size_t n_chunks;
     float *scratch; /* [threads, HEAD_ROWS, HEAD_CHUNK], without logits */
 };
-
-static void head_chunk_row(const struct engine *e, struct head_part *part, const float *logits,
-                           size_t first, size_t n)
-{
-    float scratch[HEAD_CHUNK];
-    part->max = e->math->max(logits, n);
-    part->argmax = (int32_t)first;
-    for (size_t i = 0; i < n; i++)
-        if (logits[i] == part->max) {
-            part->argmax = (int32_t)(first + i);
-            break;
-        }
-    part->sum = e->math->exp_sum(scratch, logits, part->max, n);
-}
 
 static void head_chunk(void *arg, size_t chunk, int thread)
 {
@@ -195,7 +147,9 @@ static void head_chunk(void *arg, size_t chunk, int thread)
         matrix_product(j->e->kernels, y, ldy, (const char *)j->x + r0 * x_bytes, j->ldx, n_block, m,
                        first / KERNEL_COLUMNS, n_panels, false, NULL);
         for (size_t r = 0; r < n_block; r++) {
-            head_chunk_row(j->e, &j->parts[(r0 + r) * j->n_chunks + chunk], y + r * ldy, first, n);
+            float exps[HEAD_CHUNK];
+            head_part_make(j->e, &j->parts[(r0 + r) * j->n_chunks + chunk], exps, y + r * ldy,
+                           first, n);
             const int32_t target = j->targets ? j->targets[r0 + r] : -1;
             if (target >= 0 && (size_t)target >= first && (size_t)target < first + n)
                 j->results[r0 + r].target = y[r * ldy + (size_t)target - first];
@@ -205,16 +159,7 @@ static void head_chunk(void *arg, size_t chunk, int thread)
 
 static void head_combine(struct head_result *result, const struct head_part *parts, size_t n)
 {
-    result->max = parts[0].max;
-    result->argmax = parts[0].argmax;
-    for (size_t i = 1; i < n; i++)
-        if (parts[i].max > result->max) {
-            result->max = parts[i].max;
-            result->argmax = parts[i].argmax;
-        }
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += parts[i].sum * exp((double)parts[i].max - result->max);
+    const double sum = head_parts_sum(parts, n, &result->max, &result->argmax);
     result->log_sum = (float)(result->max + log(sum));
 }
 

@@ -1,0 +1,19 @@
+#ifndef T2_SOLVER_ENGINE_TRAIN_INTERNAL_H
+#define T2_SOLVER_ENGINE_TRAIN_INTERNAL_H
+/* The parts of the CPU's training table, one file each. */
+#include "solver/engine_train.h"
+
+/* dh [width] += the backward of RMSNorm on one row. */
+void engine_norm_backward_row(const struct engine *e, float *dh, const float *dx, const float *h,
+                              const float *weight, size_t width, float eps);
+
+int attention_cpu_backward(const struct engine *e, const struct attention_layer *a,
+                           const struct attention_sequence *sequences, size_t n_sequences,
+                           size_t n_rows, const float *qkv, size_t ldqkv, const float *dout,
+                           size_t ldo, float *dqkv, size_t lddqkv);
+
+int head_cpu_backward(const struct engine *e, float *dx, size_t lddx, const void *x, const void *x0,
+                      size_t ldx, size_t n, const struct matrix *m, const struct matrix *m_t,
+                      const struct head_term *terms, struct head_term_result *results);
+
+#endif
