@@ -61,7 +61,8 @@ static void head_logits(void *arg, size_t chunk, int thread)
                        panel, n_panels, false, NULL);
     for (size_t r = 0; r < j->n_rows; r++) {
         float exps[HEAD_CHUNK];
-        float *l = j->logits + r * j->ldl + first, *l0 = j->base + r * j->ldl + first;
+        float *l = j->logits + r * j->ldl + first;
+        float *l0 = j->x0 ? j->base + r * j->ldl + first : NULL;
         const size_t at = r * j->n_chunks + chunk;
         const int32_t target = j->terms[r].target;
         const bool here = target >= 0 && (size_t)target >= first && (size_t)target < first + n;
@@ -147,7 +148,8 @@ static void head_row(void *arg, size_t r, int thread)
     const struct head_sums s = head_summary(j, r);
     if (!j->gradient)
         return;
-    const double a = term->weight - term->kl_weight * s.kl;
+    const double weight = term->target >= 0 ? term->weight : 0;
+    const double a = weight - term->kl_weight * s.kl;
     for (size_t c = 0; c < j->n_chunks; c++) {
         const size_t first = c * HEAD_CHUNK, n = chunk_size(j, c);
         const double factor = exp((double)parts[c].max - s.max) / s.sum;
@@ -157,12 +159,12 @@ static void head_row(void *arg, size_t r, int thread)
             math->ratio_scale(values, j->base + r * j->ldl + first, s.shift, (float)(factor * a),
                               (float)(factor * term->kl_weight), n);
         else
-            math->scale(values, (float)(factor * term->weight), n);
+            math->scale(values, (float)(factor * weight), n);
         if (term->target >= 0 && (size_t)term->target >= first &&
             (size_t)term->target < first + n) {
             /* p - 1 without cancellation */
             const double logprob = (j->targets[r] - (double)s.max) - log(s.sum);
-            double value = term->weight * expm1(logprob);
+            double value = weight * expm1(logprob);
             if (j->x0)
                 value += term->kl_weight * exp(logprob) *
                          ((double)j->base[r * j->ldl + (size_t)term->target] - s.shift - s.kl);

@@ -1,0 +1,28 @@
+/* eigen_kernels compiled for AVX2; kernels.cmake gives the flags. */
+#ifdef T2_BUILD_AVX2
+#include "solver/eigen_kernels.h"
+
+#include <stdint.h>
+
+#define VECTOR_BYTES 32
+#define COLUMNS 2
+
+#define REAL float
+#define INTEGER int32_t
+#define KERNEL(name) name##_f32
+#define REAL_TINY 1e-30f
+#include "solver/eigen_kernels.inc"
+
+#define REAL double
+#define INTEGER int64_t
+#define KERNEL(name) name##_f64
+#define REAL_TINY 1e-290
+#include "solver/eigen_kernels.inc"
+
+const struct eigen_kernels_f32 eigen_kernels_avx2_f32 = {first_f32, next_f32, weigh_f32, divide_f32,
+                                                         apply_f32};
+const struct eigen_kernels_f64 eigen_kernels_avx2_f64 = {first_f64, next_f64, weigh_f64, divide_f64,
+                                                         apply_f64};
+#else
+typedef int eigen_kernels_avx2_is_not_built;
+#endif
