@@ -147,6 +147,7 @@ static inline int gradient_fixture_run(struct gradient_fixture *f, struct model 
     int status = -1;
 
     *gradient = NULL;
+    *loss = 0;
     if (!pass || !results)
         goto done;
     *gradient = calloc(adapter->n_parameters, sizeof **gradient);
@@ -157,7 +158,6 @@ static inline int gradient_fixture_run(struct gradient_fixture *f, struct model 
     if (pass_add(pass, f->ids, f->n_tokens, &sequence) != 0 || pass_run(pass) != 0 ||
         pass_backward(pass, NULL, f->places, f->terms, f->n_terms, *gradient, results) != 0)
         goto done;
-    *loss = 0;
     for (size_t i = 0; i < f->n_terms; i++)
         *loss -= (double)f->terms[i].weight * (double)results[i].logprob;
     status = 0;

@@ -412,8 +412,8 @@ static void gradients_are_those_of_automatic_differentiation(void **state)
         const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1};
         struct model *model = model_load(ck, &options);
         struct gradient_fixture f;
-        float *gradient;
-        double loss, worst = 0;
+        float *gradient = NULL;
+        double loss = 0, worst = 0;
         size_t n = 0, n_off = 0;
         assert_non_null(model);
         if (gradient_fixture_read(&f, T2_FIXTURES "/gradient/qwen2-window.bin", ck) != 0 ||
