@@ -7,7 +7,7 @@
  *   p = e exp(m_c - max) / S,  d = log p - log p0 = D - s
  *   entropy = log S - sum p (l - max)
  *   KL = sum p d = sum p (d - 1 + e^-d)                 (sum p = sum p0 = 1)
- *   KL0 = - sum p0 d = sum (p - p0 - p0 d),  p0 = p e^-d
+ *   KL0 = - sum p0 d = sum p (1 - e^-d (1 + d)),  p0 = p e^-d
  *   dlogits = weight (p - onehot) + kl_weight p (d - KL) + kl0_weight (p - p0)
  *
  * The second form of KL and KL0 has no negative terms and does not feel an error in s; it is used
@@ -127,8 +127,12 @@ static double head_kl0(const struct head_job *j, size_t r, const struct head_sum
         head_base(j, r, c, s->shift, p0);
         for (size_t i = 0; i < n; i++) {
             const double d = (double)j->base[at + i] - s->shift;
+            const double p = j->logits[at + i];
+            /* 1 - e^-d (1 + d), where that cancels by its series */
+            const double series =
+                d * d * (1.0 / 2 - d * (1.0 / 3 - d * (1.0 / 8 - d * (1.0 / 30 - d / 144))));
             sums[0] -= p0[i] * d;
-            sums[1] += ((double)j->logits[at + i] - p0[i]) - p0[i] * d;
+            sums[1] += fabs(d) < 0.05 ? p * series : p - p0[i] * (1 + d);
         }
         plain += factor * sums[0];
         excess += factor * sums[1];
