@@ -312,22 +312,31 @@ static void turns_free(struct turns *turns, size_t capacity)
     texts_free(turns->answer, capacity);
 }
 
+/* The right answer as a model would give it; NULL with error_set. */
+static char *make_target(const struct task *task, const json_t *row, const struct task_item *item,
+                         bool chat)
+{
+    struct names names = {row, NULL, item};
+
+    if (!task->target && task->score == TASK_CHOICE) {
+        char *text = strdup(item->choices[item->gold_index]);
+        if (!text)
+            error_set("out of memory");
+        return text;
+    }
+    return expand(task->target ? task->target : chat ? "{@gold}" : " {@gold}", &names);
+}
+
 static int add_turn(const struct task *task, const json_t *row, const struct task_item *item,
                     bool chat, bool with_answer, struct turns *turns)
 {
     struct names names = {row, NULL, item};
-    const char *target = task->target ? task->target : chat ? "{@gold}" : " {@gold}";
 
     turns->user[turns->n] = expand(task->prompt, &names);
     if (!turns->user[turns->n])
         return -1;
-    if (with_answer) {
-        bool as_scored = !task->target && task->score == TASK_CHOICE;
-        turns->answer[turns->n] =
-            as_scored ? strdup(item->choices[item->gold_index]) : expand(target, &names);
-        if (!turns->answer[turns->n])
-            return as_scored ? error_set("out of memory") : -1;
-    }
+    if (with_answer && !(turns->answer[turns->n] = make_target(task, row, item, chat)))
+        return -1;
     turns->n++;
     return 0;
 }
@@ -482,4 +491,14 @@ bool task_grade(const struct task *task, const struct task_item *item, const cha
     default:
         return false;
     }
+}
+
+char *task_target(const struct task *task, const struct task_context *context,
+                  const struct dataset *data, size_t row, const struct task_item *item)
+{
+    char *text = make_target(task, data->rows[row], item, context->chat != NULL);
+
+    if (!text)
+        error_prefix("%s:%zu", data->path, data->lines[row]);
+    return text;
 }

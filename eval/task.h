@@ -114,6 +114,11 @@ int task_item_make(const struct task *task, const struct task_context *context,
                    const struct dataset *data, size_t row, struct task_item *item);
 void task_item_free(struct task_item *item);
 
+/* The right answer as the model should give it after the prompt (the task's `target`): what
+ * next-token training learns. Malloc'ed; NULL with error_set. */
+char *task_target(const struct task *task, const struct task_context *context,
+                  const struct dataset *data, size_t row, const struct task_item *item);
+
 /* Whether an answer is right; *predicted gets the choice it means, or -1. */
 bool task_grade(const struct task *task, const struct task_item *item, const char *answer,
                 int *predicted);

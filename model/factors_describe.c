@@ -177,12 +177,12 @@ static void put_detours(const struct factors *f, FILE *file)
         in_full += r->checked_in_full;
     }
     if (in_full == n)
-        fputs("checked in full", file);
+        fputs("Checked in full", file);
     else if (in_full == 0)
-        fputs("checked by random probes", file);
+        fputs("Checked by random probes", file);
     else
         fprintf(file, "%zu checked in full, the others by random probes", in_full);
-    fprintf(file, "; %zu solved again in a higher precision; %zu repaired\n", tried, repaired);
+    fprintf(file, "; %zu solved again in a higher precision, %zu repaired.\n", tried, repaired);
 }
 
 /* By kind of module: the spectra, then the ways and checks. */
@@ -232,9 +232,9 @@ static void put_summary(const struct factors *f, FILE *file)
         text_table_cell(&table, "%s", ways);
     }
     text_table_print(&table, file, 2);
-    fputs("  (the worst of all layers; ", file);
+    fputs("  (the worst of all layers; bound: of the relative error of a singular value)\n\n",
+          file);
     put_detours(f, file);
-    fputs("  bound: of the relative error of a singular value)\n", file);
 }
 
 static void put_each(const struct factors *f, FILE *file)
@@ -253,11 +253,11 @@ static void put_each(const struct factors *f, FILE *file)
         cells_of_spectrum(&table, &m->module, &s);
         text_table_cell(&table, "%s %s%s", svd_method_name(m->report.method),
                         svd_precision_name(m->report.precision),
-                        m->report.repair != SVD_REPAIR_NONE ? " repaired" : "");
+                        m->report.repair != SVD_REPAIR_NONE ? " *" : "");
         cell_number(&table, m->report.bound, "%.0e");
     }
     text_table_print(&table, file, 2);
-    fputc('\n', file);
+    fputs("  (top r: share in % of the sum of singular values; *: repaired)\n\n", file);
 }
 
 int factors_describe(const char *path, FILE *file, bool verbose)

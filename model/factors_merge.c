@@ -98,6 +98,76 @@ int factors_parts_done(const char *out, const struct factors_origin *origin, enu
     return 0;
 }
 
+/* ---- cleaning up -------------------------------------------------------------------------------
+ */
+
+static const char *skip_digits(const char *s)
+{
+    while (isdigit((unsigned char)*s))
+        s++;
+    return s;
+}
+
+/* "" or ".tmp-123" */
+static bool is_ending(const char *s)
+{
+    if (strncmp(s, ".tmp-", 5) != 0)
+        return *s == '\0';
+    return isdigit((unsigned char)s[5]) && *skip_digits(s + 5) == '\0';
+}
+
+/* "merged.tmp-123": a merge that was killed. */
+static bool is_merge(const char *name)
+{
+    return strncmp(name, "merged.tmp-", 11) == 0 && is_ending(name + 6);
+}
+
+/* Also "07.mlp.down_proj.h5", perhaps with ".tmp-123". */
+static bool is_ours(const char *name)
+{
+    const char *at = skip_digits(name);
+    char module[32];
+
+    if (is_merge(name))
+        return true;
+    const char *end = strstr(at, ".h5");
+    if (at < name + 2 || *at != '.' || !end || end <= at || (size_t)(end - at) > sizeof module)
+        return false;
+    snprintf(module, sizeof module, "%.*s", (int)(end - at - 1), at + 1);
+    return factors_module_order(module) >= 0 && is_ending(end + 3);
+}
+
+/* Removes the folder's files that `is` names. */
+static int sweep(const char *folder, bool (*is)(const char *name))
+{
+    DIR *dir = opendir(folder);
+    struct dirent *entry;
+    int status = 0;
+
+    if (!dir)
+        return errno == ENOENT ? 0 : error_set("%s: %s", folder, strerror(errno));
+    while (status == 0 && (entry = readdir(dir)))
+        if (is(entry->d_name) && unlinkat(dirfd(dir), entry->d_name, 0) && errno != ENOENT)
+            status =
+                error_set("%s/%s: cannot be removed: %s", folder, entry->d_name, strerror(errno));
+    closedir(dir);
+    return status;
+}
+
+int factors_parts_remove(const char *out)
+{
+    char *folder = factors_parts_folder(out);
+    int status = folder ? sweep(folder, is_ours) : -1;
+
+    if (status == 0 && rmdir(folder) && errno != ENOENT)
+        status =
+            error_set("%s: cannot be removed: %s", folder,
+                      errno == ENOTEMPTY || errno == EEXIST ? "it holds files that are not t2's"
+                                                            : strerror(errno));
+    free(folder);
+    return status;
+}
+
 /* ---- the merge ---------------------------------------------------------------------------------
  */
 
@@ -229,6 +299,8 @@ int factors_merge(const char *out, const struct factors_origin *origin, enum fac
     }
     /* A link stays one: the file that it leads to is replaced. */
     target = realpath(out, NULL);
+    if (sweep(folder, is_merge))
+        goto done;
     if (room_needed(out, modules, n_modules, &n_bytes) == 0) {
         if (merge_into(temporary, out, origin, type, modules, n_modules, n_bytes) == 0)
             status = h5_disk_rename(temporary, target ? target : out, true);
@@ -240,70 +312,6 @@ int factors_merge(const char *out, const struct factors_origin *origin, enum fac
 done:
     free(target);
     free(temporary);
-    free(folder);
-    return status;
-}
-
-/* ---- the end of the parts ----------------------------------------------------------------------
- */
-
-static const char *skip_digits(const char *s)
-{
-    while (isdigit((unsigned char)*s))
-        s++;
-    return s;
-}
-
-/* "" or ".tmp-123" */
-static bool is_ending(const char *s)
-{
-    if (strncmp(s, ".tmp-", 5) != 0)
-        return *s == '\0';
-    return isdigit((unsigned char)s[5]) && *skip_digits(s + 5) == '\0';
-}
-
-/* "07.mlp.down_proj.h5", "merged", each perhaps with ".tmp-123" */
-static bool is_ours(const char *name)
-{
-    const char *at = skip_digits(name);
-    char module[32];
-
-    if (strncmp(name, "merged.tmp-", 11) == 0)
-        return is_ending(name + 6);
-    const char *end = strstr(at, ".h5");
-    if (at < name + 2 || *at != '.' || !end || end <= at || (size_t)(end - at) > sizeof module)
-        return false;
-    snprintf(module, sizeof module, "%.*s", (int)(end - at - 1), at + 1);
-    return factors_module_order(module) >= 0 && is_ending(end + 3);
-}
-
-int factors_parts_remove(const char *out)
-{
-    char *folder = factors_parts_folder(out);
-    DIR *dir = folder ? opendir(folder) : NULL;
-    struct dirent *entry;
-    int status = -1;
-
-    if (!folder)
-        return -1;
-    if (!dir) {
-        status = errno == ENOENT ? 0 : error_set("%s: %s", folder, strerror(errno));
-        goto done;
-    }
-    while ((entry = readdir(dir)))
-        if (is_ours(entry->d_name) && unlinkat(dirfd(dir), entry->d_name, 0) && errno != ENOENT) {
-            error_set("%s/%s: cannot be removed: %s", folder, entry->d_name, strerror(errno));
-            goto done;
-        }
-    if (rmdir(folder) && errno != ENOENT)
-        error_set("%s: cannot be removed: %s", folder,
-                  errno == ENOTEMPTY || errno == EEXIST ? "it holds files that are not t2's"
-                                                        : strerror(errno));
-    else
-        status = 0;
-done:
-    if (dir)
-        closedir(dir);
     free(folder);
     return status;
 }

@@ -39,12 +39,16 @@ enum {
     N_PROJECTIONS = sizeof projections / sizeof *projections
 };
 
+/* Names are short: a pattern that needs more steps tries every way to match nothing. */
+enum { MATCH_LIMIT = 100000 };
+
 /* Which projections of which layers are wanted. */
 struct choice {
     const char *text;    /* as given */
     unsigned mask;       /* without a pattern */
     pcre2_code *pattern; /* or NULL */
     pcre2_match_data *match;
+    pcre2_match_context *limits;
     bool *layers; /* [n_layers] */
 };
 
@@ -105,7 +109,11 @@ static int choose_pattern(struct choice *choice, const char *pattern)
                          choice->text, offset + 1, reason);
     }
     choice->match = pcre2_match_data_create_from_pattern(choice->pattern, NULL);
-    return choice->match ? 0 : error_set("out of memory");
+    choice->limits = pcre2_match_context_create(NULL);
+    if (!choice->match || !choice->limits)
+        return error_set("out of memory");
+    pcre2_set_match_limit(choice->limits, MATCH_LIMIT);
+    return 0;
 }
 
 /* 1 or 0, or -1 with error_set when the pattern cannot be matched (it needs too many steps). */
@@ -118,8 +126,8 @@ static int is_chosen(const struct choice *choice, size_t layer, size_t projectio
     if (!choice->pattern)
         return choice->mask >> projection & 1;
     int n = snprintf(subject, sizeof subject, "layers.%zu.%s", layer, projections[projection]);
-    int rc =
-        pcre2_match(choice->pattern, (PCRE2_SPTR)subject, (size_t)n, 0, 0, choice->match, NULL);
+    int rc = pcre2_match(choice->pattern, (PCRE2_SPTR)subject, (size_t)n, 0, 0, choice->match,
+                         choice->limits);
     if (rc >= 0 || rc == PCRE2_ERROR_NOMATCH)
         return rc >= 0;
     pcre2_get_error_message(rc, (PCRE2_UCHAR *)reason, sizeof reason);
@@ -273,6 +281,7 @@ done:
     }
     free(choice.layers);
     pcre2_match_data_free(choice.match);
+    pcre2_match_context_free(choice.limits);
     pcre2_code_free(choice.pattern);
     return status;
 }

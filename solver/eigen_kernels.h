@@ -29,6 +29,10 @@ enum {
          * reflected to (beta, 0, ...), the rest with it, then d as above. */                      \
         void (*next)(REAL * block, REAL *d, size_t ld, const REAL *v, REAL tau, REAL *u,           \
                      REAL *tau_u);                                                                 \
+        /* w[i] *= q[i] / (poles[i] - pole), divide and conquer's weights (Gu & Eisenstat 1994) */ \
+        void (*weigh)(REAL * w, const REAL *q, const REAL *poles, REAL pole, size_t n);            \
+        /* x[i] = w[i] / q[i]; returns the sum of squares */                                       \
+        double (*divide)(REAL * x, const REAL *w, const REAL *q, size_t n);                        \
         /* z [EIGEN_GROUP_ROWS, EIGEN_STRIP_BYTES] row-major = (I - V T V^T) z; group as stored,   \
          * next the one that comes next, fetched meanwhile */                                      \
         void (*apply)(REAL * z, const REAL *group, const REAL *next);                              \

@@ -7,9 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* items [batch] gets the indices, below n_items, of step `step` (from 0). An epoch is as many whole batches
- * as there are; the items left over sit it out. A batch larger than the data goes through the items several
- * times. 0, or -1 with error_set. */
+/* items [batch] gets the indices, below n_items, of step `step` (from 0). An epoch is as many whole
+ * batches as there are; the items left over sit it out. A batch larger than the data goes through
+ * the items several times. 0, or -1 with error_set. */
 int rollout_order(uint64_t seed, uint64_t step, size_t n_items, size_t batch, size_t *items);
 
 #endif

@@ -86,6 +86,7 @@ int train_state_write(const struct train_state *state, const char *settings, con
         h5_put_real(file, "best_score", state->best_score) ||
         h5_put_real(file, "rate_scale", state->rate_scale) ||
         h5_put_int(file, "n_rollbacks", (int64_t)state->n_rollbacks) ||
+        h5_put_int(file, "last_alarm", (int64_t)state->last_alarm) ||
         h5_put_floats(file, "parameters", state->parameters, n, 0) ||
         h5_put_floats(file, "moment1", state->adam.m, n, 0) ||
         h5_put_floats(file, "moment2", state->adam.v, n, 0) ||
@@ -167,7 +168,7 @@ int train_state_read(struct train_state *state, const char *settings, const char
 {
     struct train_state read = {0};
     hid_t file = h5_open(path);
-    int64_t version = 0, step = 0, adam_step = 0, best_step = 0, n_rollbacks = 0;
+    int64_t version = 0, step = 0, adam_step = 0, best_step = 0, n_rollbacks = 0, last_alarm = 0;
     size_t n_points = 0, columns = 0, n_validations = 0;
     char *kind = NULL, *stored = NULL;
     int status = -1;
@@ -198,9 +199,11 @@ int train_state_read(struct train_state *state, const char *settings, const char
         !h5_get_real(file, "best_score", &read.best_score) ||
         !h5_get_real(file, "rate_scale", &read.rate_scale) ||
         !h5_get_int(file, "n_rollbacks", &n_rollbacks) ||
+        !h5_get_int(file, "last_alarm", &last_alarm) ||
         !h5_shape(file, "curve", &n_points, &columns) ||
         !h5_shape(file, "validations", &n_validations, &columns) || step < 0 ||
-        (uint64_t)step != n_points || adam_step < 0 || best_step < 0 || n_rollbacks < 0) {
+        (uint64_t)step != n_points || adam_step < 0 || best_step < 0 || n_rollbacks < 0 ||
+        last_alarm < 0) {
         error_set("%s lacks a part of the training state: the file is damaged", path);
         goto done;
     }
@@ -212,6 +215,7 @@ int train_state_read(struct train_state *state, const char *settings, const char
     read.adam.step = (uint64_t)adam_step;
     read.best_step = (uint64_t)best_step;
     read.n_rollbacks = (uint64_t)n_rollbacks;
+    read.last_alarm = (uint64_t)last_alarm;
     read.n_validations = n_validations;
     train_state_free(state);
     *state = read;

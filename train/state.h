@@ -29,9 +29,9 @@ struct train_state {
     float *best_parameters; /* [n], or NULL before the first validation */
     double best_score;
     uint64_t best_step;
-    double rate_scale; /* halved by roll-backs */
-    uint64_t n_rollbacks;
-    struct train_point *curve; /* [step] */
+    double rate_scale;                /* halved by roll-backs */
+    uint64_t n_rollbacks, last_alarm; /* step of the guard's last alarm (guard.h), 0: none */
+    struct train_point *curve;        /* [step] */
     struct train_validation *validations;
     size_t n_validations;
 };

@@ -1,5 +1,5 @@
-/* Time of one decomposition by one worker: bench_svd ROWS COLUMNS CONDITION PRECISION [METHOD]
- * W = random Householder products around a spectrum that falls geometrically or linearly. */
+/* Time of one decomposition by one worker: bench_svd ROWS COLUMNS CONDITION PRECISION [METHOD
+ * [check]] W = random Householder products around a spectrum that falls evenly. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ static double gaussian(void)
 int main(int argc, char **argv)
 {
     if (argc < 5) {
-        fprintf(stderr, "usage: bench_svd ROWS COLUMNS CONDITION PRECISION [METHOD]\n"
+        fprintf(stderr, "usage: bench_svd ROWS COLUMNS CONDITION PRECISION [METHOD [check]]\n"
                         "CONDITION 0: a Gaussian matrix\n");
         return 2;
     }
@@ -43,6 +43,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", error_message());
         return 1;
     }
+    options.check = argc > 6;
     if (condition == 0) {
         for (size_t i = 0; i < m * n; i++)
             w[i] = (float)gaussian();

@@ -135,7 +135,7 @@ static void wrong_words_name_the_choices(void **state)
     expect_error("mlp+", NULL, "choose from mlp");
     expect_error("re:(", NULL, "the pattern is wrong");
     expect_error("re:nothing", NULL, "match none");
-    expect_error("re:(a+)+$|((\\w*)*)*\\d\\d\\d\\d", NULL, "modules");
+    expect_error("re:(a+)+$|((\\w*)*)*\\d\\d\\d\\d", NULL, "cannot be searched in \"layers.0.");
 }
 
 static void wrong_layers_are_told(void **state)
