@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -12,8 +11,8 @@
 #include "eval/results.h"
 #include "jobs/commands.h"
 #include "jobs/load.h"
+#include "jobs/output.h"
 #include "mpi/error.h"
-#include "mpi/file_write.h"
 #include "mpi/progress.h"
 #include "mpi/text.h"
 #include "solver/cpu.h"
@@ -100,59 +99,6 @@ static int load_tasks(struct run *run, const char *model)
 
 /* ---- what is recorded -------------------------------------------------------------------------
  */
-
-/* The words as a shell takes them. */
-static char *join_words(int argc, char **argv)
-{
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "-_=+.,/:@%";
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = open_memstream(&text, &size);
-
-    if (!out)
-        return NULL;
-    fputs("t2", out);
-    for (int i = 0; i < argc; i++) {
-        const char *word = argv[i];
-        fputc(' ', out);
-        if (*word && word[strspn(word, plain)] == '\0') {
-            fputs(word, out);
-            continue;
-        }
-        fputc('\'', out);
-        for (; *word; word++) {
-            if (*word == '\'')
-                fputs("'\\''", out);
-            else
-                fputc(*word, out);
-        }
-        fputc('\'', out);
-    }
-    if (fclose(out)) {
-        free(text);
-        return NULL;
-    }
-    return text;
-}
-
-/* Before hours of work: can the results be written there? */
-static int check_out(const char *path)
-{
-    struct stat info;
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
-    int status = 0;
-
-    if (!folder)
-        return error_set("out of memory");
-    if (stat(folder, &info) != 0)
-        status = error_set("--out %s: the folder %s does not exist", path, folder);
-    else if (file_check_target(path))
-        status = error_prefix("--out");
-    free(folder);
-    return status;
-}
 
 static int write_results(struct run *run)
 {
@@ -291,7 +237,7 @@ static int prepare(struct run *run, const char *model)
     if (!run->data_root || load_tasks(run, model))
         return -1;
     if (run->settings->out && run->comm->rank == 0)
-        return check_out(run->settings->out);
+        return output_check(run->settings->out);
     return 0;
 }
 
@@ -377,7 +323,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         run->comm = comm;
         run->settings = &s;
         run->chat = s.load.raw || !s.load.chat ? 0 : chat_given ? 1 : -1;
-        run->command_line = join_words(argc, argv);
+        run->command_line = output_command_line(argc, argv);
         run->options = options_record(&command_eval, table);
     }
     int rc = run && run->command_line && run->options ? 0 : error_set("out of memory");

@@ -6,6 +6,7 @@
 const struct command *const commands[] = {
     &command_generate,
     &command_eval,
+    &command_decompose,
     &command_inspect,
     &command_data,
     NULL,

@@ -4,6 +4,7 @@
 #include "jobs/options.h"
 
 extern const struct command command_generate;
+extern const struct command command_decompose;
 extern const struct command command_eval;
 extern const struct command command_inspect;
 extern const struct command command_data;

@@ -43,28 +43,11 @@ static int choose_isa(const struct comm *comm, const char *asked, enum isa *isa)
     return comm_agree(comm, rc);
 }
 
-/* A number that differs where the models' tensors differ in name, type, shape or place (FNV-1a). */
-static uint64_t fingerprint(const struct checkpoint *ck)
-{
-    uint64_t hash = 0xcbf29ce484222325u;
-
-    for (size_t i = 0; i < checkpoint_n_tensors(ck); i++) {
-        const struct tensor *t = checkpoint_tensor(ck, i);
-        for (const char *c = t->name; *c; c++)
-            hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
-        hash = (hash ^ (uint64_t)t->type) * 0x100000001b3u;
-        for (size_t d = 0; d < t->n_dims; d++)
-            hash = (hash ^ (uint64_t)t->shape[d]) * 0x100000001b3u;
-        hash = (hash ^ (uint64_t)t->n_bytes) * 0x100000001b3u;
-    }
-    return hash;
-}
-
 static int compare_ranks(const struct comm *comm, const struct checkpoint *ck, const char *path)
 {
     if (comm->size == 1)
         return 0;
-    const uint64_t mine = fingerprint(ck);
+    const uint64_t mine = checkpoint_fingerprint(ck);
     if (!comm_same(comm, &mine, sizeof mine))
         return error_set("%s: the model is not the same on all ranks; put one copy where every "
                          "node reads it",

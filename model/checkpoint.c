@@ -329,7 +329,37 @@ static int hash_text(EVP_MD_CTX *hash, const char *text)
     return EVP_DigestUpdate(hash, text, strlen(text) + 1) == 1 ? 0 : -1;
 }
 
-int checkpoint_identity(const struct checkpoint *ck, char hex[65])
+uint64_t checkpoint_fingerprint(const struct checkpoint *ck)
+{
+    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+
+    for (size_t i = 0; i < ck->n_tensors; i++) {
+        const struct tensor *t = &ck->tensors[i];
+        for (const char *c = t->name; *c; c++)
+            hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
+        hash = (hash ^ (uint64_t)t->type) * 0x100000001b3u;
+        for (size_t d = 0; d < t->n_dims; d++)
+            hash = (hash ^ (uint64_t)t->shape[d]) * 0x100000001b3u;
+        hash = (hash ^ (uint64_t)t->n_bytes) * 0x100000001b3u;
+    }
+    return hash;
+}
+
+int checkpoint_tensor_digest(const struct checkpoint *ck, size_t i,
+                             uint8_t digest[CHECKPOINT_DIGEST_BYTES])
+{
+    EVP_MD_CTX *hash = EVP_MD_CTX_new();
+    int result = 0;
+
+    if (!hash || EVP_DigestInit_ex(hash, EVP_sha256(), NULL) != 1 ||
+        hash_bytes(hash, &ck->tensors[i]) != 0 || EVP_DigestFinal_ex(hash, digest, NULL) != 1)
+        result = error_set("%s: the SHA-256 of tensor %s failed", ck->path, ck->tensors[i].name);
+    EVP_MD_CTX_free(hash);
+    return result;
+}
+
+int checkpoint_identity_from_digests(const struct checkpoint *ck, const uint8_t *digests,
+                                     char hex[65])
 {
     EVP_MD_CTX *hash = EVP_MD_CTX_new();
     unsigned char digest[EVP_MAX_MD_SIZE];
@@ -345,7 +375,8 @@ int checkpoint_identity(const struct checkpoint *ck, char hex[65])
         for (size_t j = 0; j < t->n_dims; j++)
             if (hash_number(hash, t->shape[j]) != 0)
                 goto done;
-        if (hash_bytes(hash, t) != 0)
+        if (EVP_DigestUpdate(hash, digests + i * CHECKPOINT_DIGEST_BYTES,
+                             CHECKPOINT_DIGEST_BYTES) != 1)
             goto done;
     }
     if (EVP_DigestFinal_ex(hash, digest, NULL) != 1)
@@ -356,4 +387,17 @@ int checkpoint_identity(const struct checkpoint *ck, char hex[65])
 done:
     EVP_MD_CTX_free(hash);
     return result == 0 ? 0 : error_set("%s: the SHA-256 of its tensors failed", ck->path);
+}
+
+int checkpoint_identity(const struct checkpoint *ck, char hex[65])
+{
+    uint8_t *digests = malloc((ck->n_tensors + 1) * CHECKPOINT_DIGEST_BYTES);
+    int result = digests ? 0 : error_set("%s: out of memory", ck->path);
+
+    for (size_t i = 0; result == 0 && i < ck->n_tensors; i++)
+        result = checkpoint_tensor_digest(ck, i, digests + i * CHECKPOINT_DIGEST_BYTES);
+    if (result == 0)
+        result = checkpoint_identity_from_digests(ck, digests, hex);
+    free(digests);
+    return result;
 }

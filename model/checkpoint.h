@@ -35,8 +35,23 @@ const struct tensor *checkpoint_find(const struct checkpoint *ck, const char *na
 /* Tells the kernel that a tensor's pages are no longer needed (after packing). */
 void checkpoint_release(const struct checkpoint *ck, const struct tensor *t);
 
-/* SHA-256 over all tensors in name order (name, type, shape, bytes), as 64 hex digits + NUL. Reads
- * the whole file; gives the pages back. */
+/* A number that differs where two models' tensors differ in name, type, shape or order: for a quick
+ * comparison between ranks. Does not read the data. */
+uint64_t checkpoint_fingerprint(const struct checkpoint *ck);
+
+enum { CHECKPOINT_DIGEST_BYTES = 32 };
+
+/* SHA-256 of one tensor's bytes as stored; gives their pages back. Thread-safe. */
+int checkpoint_tensor_digest(const struct checkpoint *ck, size_t i,
+                             uint8_t digest[CHECKPOINT_DIGEST_BYTES]);
+
+/* The model's identity: SHA-256 over (name, type, shape, SHA-256 of the bytes) of all tensors in
+ * name order, as 64 hex digits + NUL. digests [n_tensors, CHECKPOINT_DIGEST_BYTES], which may have
+ * been worked out by many (model/identity.h). */
+int checkpoint_identity_from_digests(const struct checkpoint *ck, const uint8_t *digests,
+                                     char hex[65]);
+
+/* The same, all by the caller: reads the whole file. */
 int checkpoint_identity(const struct checkpoint *ck, char hex[65]);
 
 #endif

@@ -26,8 +26,12 @@ int comm_init(struct comm *comm, int *argc, char ***argv)
 
     memset(comm, 0, sizeof *comm);
     prepare_singleton();
-    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
         return error_set("MPI could not be started");
+    if (provided < MPI_THREAD_SERIALIZED)
+        return error_set(
+            "this MPI library does not let threads make calls (MPI_THREAD_SERIALIZED); "
+            "build it with thread support");
     comm->handle = MPI_COMM_WORLD;
     MPI_Comm_set_errhandler(comm->handle, MPI_ERRORS_RETURN);
     MPI_Comm_rank(comm->handle, &comm->rank);
@@ -89,7 +93,7 @@ int comm_queue_create(const struct comm *comm, struct comm_queue *queue)
     memset(queue, 0, sizeof *queue);
     if (comm->size == 1)
         return 0;
-    MPI_Aint bytes = comm->rank == 0 ? (MPI_Aint)sizeof(int64_t) : 0;
+    MPI_Aint bytes = comm->rank == 0 ? (MPI_Aint)sizeof queue->own : 0;
     int rc = MPI_Win_allocate(bytes, sizeof(int64_t), MPI_INFO_NULL, comm->handle, &queue->cell,
                               &queue->window);
     if (rc != MPI_SUCCESS)
@@ -97,7 +101,7 @@ int comm_queue_create(const struct comm *comm, struct comm_queue *queue)
     queue->shared = true;
     if (comm->rank == 0) {
         MPI_Win_lock(MPI_LOCK_EXCLUSIVE, 0, 0, queue->window);
-        *queue->cell = 0;
+        memset(queue->cell, 0, sizeof queue->own);
         MPI_Win_unlock(0, queue->window);
     }
     MPI_Barrier(comm->handle);
@@ -105,15 +109,33 @@ int comm_queue_create(const struct comm *comm, struct comm_queue *queue)
     return 0;
 }
 
+/* The cell's value before `value` was added. */
+static int64_t fetch_add(struct comm_queue *queue, size_t cell, int64_t value)
+{
+    int64_t before = queue->own[cell];
+
+    if (!queue->shared) {
+        queue->own[cell] += value;
+        return before;
+    }
+    MPI_Fetch_and_op(&value, &before, MPI_INT64_T, 0, (MPI_Aint)cell, MPI_SUM, queue->window);
+    MPI_Win_flush(0, queue->window);
+    return before;
+}
+
 int64_t comm_queue_next(struct comm_queue *queue)
 {
-    if (!queue->shared)
-        return queue->next++;
-    const int64_t one = 1;
-    int64_t mine = 0;
-    MPI_Fetch_and_op(&one, &mine, MPI_INT64_T, 0, 0, MPI_SUM, queue->window);
-    MPI_Win_flush(0, queue->window);
-    return mine;
+    return fetch_add(queue, 0, 1);
+}
+
+void comm_queue_stop(struct comm_queue *queue)
+{
+    fetch_add(queue, 0, (int64_t)1 << 40);
+}
+
+int64_t comm_queue_add(struct comm_queue *queue, size_t index, int64_t value)
+{
+    return fetch_add(queue, 1 + index, value) + value;
 }
 
 void comm_queue_free(struct comm_queue *queue)

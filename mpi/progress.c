@@ -77,9 +77,11 @@ void progress_line(const struct progress *progress, double now, bool bar, size_t
     text_count(total, sizeof total, (double)progress->total);
     if (rate > 0)
         snprintf(speed, sizeof speed, rate < 10 ? "  %.2f/s" : "  %.0f/s", rate);
-    if (rate > 0 && progress->total > done_count) {
+    if ((rate > 0 || progress->left > 0) && progress->total > done_count) {
         char eta[32];
-        text_duration(eta, sizeof eta, (double)(progress->total - done_count) / rate);
+        text_duration(eta, sizeof eta,
+                      progress->left > 0 ? progress->left
+                                         : (double)(progress->total - done_count) / rate);
         snprintf(left, sizeof left, "  %s left", eta);
     }
     const char *gap = progress->note[0] ? "  " : "";

@@ -15,6 +15,7 @@ struct progress {
     char title[48], note[96];
     size_t done, total;
     double start, drawn; /* seconds on the monotonic clock */
+    double left;         /* seconds, where the caller knows better than by counting; else 0 */
 };
 
 /* Silent on ranks other than 0 and when quiet. total 0: unknown. */

@@ -7,10 +7,11 @@
  *   p = e exp(m_c - max) / S,  d = log p - log p0 = D - s
  *   entropy = log S - sum p (l - max)
  *   KL = sum p d = sum p (d - 1 + e^-d)                 (sum p = sum p0 = 1)
- *   dlogits = weight (p - onehot) + kl_weight p (d - KL)
+ *   KL0 = - sum p0 d = sum p (1 - e^-d (1 + d)),  p0 = p e^-d
+ *   dlogits = weight (p - onehot) + kl_weight p (d - KL) + kl0_weight (p - p0)
  *
- * The second form of KL has no negative terms and does not feel an error in s; it is used where KL
- * is small (a policy near its base), the first one elsewhere. */
+ * The second form of KL and KL0 has no negative terms and does not feel an error in s; it is used
+ * where KL is small (a policy near its base), the first one elsewhere. */
 #include <stdlib.h>
 
 #include "mpi/error.h"
@@ -102,6 +103,43 @@ static double head_kl(const struct head_job *j, size_t r, const struct head_sums
     return plain > KL_PLAIN ? plain : excess;
 }
 
+/* p0 S exp(max - m_c) of one row's chunk: e^-d times what its logits have become. */
+static void head_base(const struct head_job *j, size_t r, size_t chunk, float shift, float *p0)
+{
+    const size_t at = r * j->ldl + chunk * HEAD_CHUNK, n = chunk_size(j, chunk);
+
+    for (size_t i = 0; i < n; i++)
+        p0[i] = shift - j->base[at + i];
+    j->e->math->exp(p0, p0, n);
+    for (size_t i = 0; i < n; i++)
+        p0[i] *= j->logits[at + i];
+}
+
+static double head_kl0(const struct head_job *j, size_t r, const struct head_sums *s)
+{
+    const struct head_part *parts = j->parts + r * j->n_chunks;
+    double plain = 0, excess = 0;
+    for (size_t c = 0; c < j->n_chunks; c++) {
+        const size_t at = r * j->ldl + c * HEAD_CHUNK, n = chunk_size(j, c);
+        const double factor = exp((double)parts[c].max - s->max) / s->sum;
+        float p0[HEAD_CHUNK];
+        double sums[2] = {0};
+        head_base(j, r, c, s->shift, p0);
+        for (size_t i = 0; i < n; i++) {
+            const double d = (double)j->base[at + i] - s->shift;
+            const double p = j->logits[at + i];
+            /* 1 - e^-d (1 + d), where that cancels by its series */
+            const double series =
+                d * d * (1.0 / 2 - d * (1.0 / 3 - d * (1.0 / 8 - d * (1.0 / 30 - d / 144))));
+            sums[0] -= p0[i] * d;
+            sums[1] += fabs(d) < 0.05 ? p * series : p - p0[i] * (1 + d);
+        }
+        plain += factor * sums[0];
+        excess += factor * sums[1];
+    }
+    return plain > KL_PLAIN ? plain : excess;
+}
+
 static struct head_sums head_summary(struct head_job *j, size_t r)
 {
     const struct head_part *parts = j->parts + r * j->n_chunks;
@@ -118,7 +156,7 @@ static struct head_sums head_summary(struct head_job *j, size_t r)
     }
     result->entropy = (float)(log(s.sum) - moment / s.sum);
     result->logprob = has_target ? j->targets[r] - (float)s.log_sum : 0;
-    result->base_logprob = result->kl = 0;
+    result->base_logprob = result->kl = result->kl0 = 0;
     if (j->x0) {
         float max0;
         int32_t argmax0;
@@ -130,6 +168,7 @@ static struct head_sums head_summary(struct head_job *j, size_t r)
         s.shift = (float)(s.log_sum - log_sum0);
         s.kl = head_kl(j, r, &s);
         result->kl = (float)s.kl;
+        result->kl0 = (float)head_kl0(j, r, &s);
     }
     return s;
 }
@@ -160,6 +199,13 @@ static void head_row(void *arg, size_t r, int thread)
                               (float)(factor * term->kl_weight), n);
         else
             math->scale(values, (float)(factor * weight), n);
+        float p0[HEAD_CHUNK];
+        if (j->x0 && term->kl0_weight != 0) {
+            const float scale = (float)(factor * term->kl0_weight);
+            head_base(j, r, c, s.shift, p0);
+            for (size_t i = 0; i < n; i++)
+                values[i] += scale * (row[first + i] - p0[i]);
+        }
         if (term->target >= 0 && (size_t)term->target >= first &&
             (size_t)term->target < first + n) {
             /* p - 1 without cancellation */
@@ -168,6 +214,9 @@ static void head_row(void *arg, size_t r, int thread)
             if (j->x0)
                 value += term->kl_weight * exp(logprob) *
                          ((double)j->base[r * j->ldl + (size_t)term->target] - s.shift - s.kl);
+            if (j->x0 && term->kl0_weight != 0)
+                value += factor * term->kl0_weight *
+                         ((double)row[term->target] - p0[(size_t)term->target - first]);
             values[(size_t)term->target - first] = (float)value;
         }
         to_elements(j->e, row, first, values, n);

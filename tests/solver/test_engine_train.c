@@ -553,8 +553,9 @@ static void make_head(struct head_case *t, enum element element, float distance)
             t->x[r * HEAD_LD + i] = rounded(element, value);
             t->x0[r * HEAD_LD + i] = rounded(element, value + distance * random_value());
         }
-        t->terms[r] = (struct head_term){r % 7 == 3 ? -1 : (int32_t)random_below(VOCAB),
-                                         random_value(), r % 4 == 0 ? 0 : random_value()};
+        t->terms[r] =
+            (struct head_term){r % 7 == 3 ? -1 : (int32_t)random_below(VOCAB), random_value(),
+                               r % 4 == 0 ? 0 : random_value(), r % 2 ? 0.2f : 0};
     }
     t->elements = elements_of(element, t->x, HEAD_TOKENS * HEAD_LD);
     t->elements0 = elements_of(element, t->x0, HEAD_TOKENS * HEAD_LD);
@@ -595,13 +596,14 @@ static void check_head_row(const struct head_case *t, size_t r, bool base, const
 {
     static double logp[VOCAB], logp0[VOCAB];
     const struct head_term *term = &t->terms[r];
-    double expected[WIDTH] = {0}, kl = 0, entropy = 0, size = 0;
+    double expected[WIDTH] = {0}, kl = 0, kl0 = 0, entropy = 0, size = 0;
     size_t best = 0;
 
     naive_logprobs(t, t->x + r * HEAD_LD, logp);
     naive_logprobs(t, t->x0 + r * HEAD_LD, logp0);
     for (size_t v = 0; v < VOCAB; v++) {
         kl += base ? exp(logp[v]) * (logp[v] - logp0[v]) : 0;
+        kl0 += base ? exp(logp0[v]) * (logp0[v] - logp[v]) : 0;
         entropy -= exp(logp[v]) * logp[v];
         best = logp[v] > logp[best] ? v : best;
     }
@@ -609,7 +611,8 @@ static void check_head_row(const struct head_case *t, size_t r, bool base, const
         const double p = exp(logp[v]), hot = (size_t)term->target == v;
         double d = term->target < 0 ? 0 : term->weight * (p - hot);
         if (base)
-            d += term->kl_weight * p * (logp[v] - logp0[v] - kl);
+            d += term->kl_weight * p * (logp[v] - logp0[v] - kl) +
+                 term->kl0_weight * (p - exp(logp0[v]));
         for (size_t i = 0; i < WIDTH; i++)
             expected[i] += d * t->w[v * WIDTH + i];
     }
@@ -618,6 +621,7 @@ static void check_head_row(const struct head_case *t, size_t r, bool base, const
     assert_near((double)result->logprob, want, 5e-6 * (1 - want), "logprob", r);
     assert_near((double)result->base_logprob, want0, 5e-6 * (1 - want0), "base logprob", r);
     assert_near((double)result->kl, kl, 2e-8 + 1e-3 * kl, "kl", r);
+    assert_near((double)result->kl0, kl0, 2e-8 + 1e-3 * kl0, "kl0", r);
     assert_near((double)result->entropy, entropy, 1e-4 * entropy + 1e-6, "entropy", r);
     assert_int_equal(result->argmax, best);
     for (size_t i = 0; i < WIDTH; i++)
