@@ -12,7 +12,7 @@
 #include "tests/model/svf_fixture.h"
 
 /* Four sequences that share prefixes of several lengths, one of them twice. */
-enum { N_SEQUENCES = 4, LENGTH = 22, N_TERMS = 7, MAX_ROWS = 128, KL0 = 0 };
+enum { N_SEQUENCES = 4, LENGTH = 22, N_TERMS = 7, MAX_ROWS = 128 };
 
 struct work {
     int32_t tokens[N_SEQUENCES][LENGTH];
@@ -37,7 +37,7 @@ static struct work some_work(size_t vocab, bool kl)
         w.terms[i] = (struct head_term){.target = (int32_t)((state >> 8) % vocab),
                                         .weight = i % 3 ? 0.7f : -0.4f,
                                         .kl_weight = kl ? 0.3f : 0,
-                                        .kl0_weight = KL0 && kl && i % 2 ? 0.2f : 0};
+                                        .kl0_weight = kl && i % 2 ? 0.2f : 0};
     }
     return w;
 }
