@@ -126,8 +126,10 @@ static void place_all(struct pass *pass, struct block *block)
                             ? take(block, n, f->ld_hidden * size)
                             : common->attention_input;
     common->ffn_hidden = take(block, n, f->ld_ffn * size);
-    common->qkv = take(block, n, f->ld_qkv * sizeof(float));
-    common->gate_up = take(block, n, f->ld_gate_up * sizeof(float));
+    if (first_kept > 0 || pass->options.recompute) { /* else every layer has its own */
+        common->qkv = take(block, n, f->ld_qkv * sizeof(float));
+        common->gate_up = take(block, n, f->ld_gate_up * sizeof(float));
+    }
     if (pass->with_backward && pass->options.recompute && first_kept < c->n_layers)
         place_kept(pass, block, common, first_kept, c->n_layers - first_kept, false);
     for (size_t layer = 0; layer < c->n_layers; layer++) {

@@ -84,14 +84,13 @@ static size_t choose(const struct checkpoint *ck, const char *what, struct modul
 
 /* Seconds for all products of a forward and a backward pass on n rows (the head on n_head), on the
  * model's own matrices. */
-static double products_alone(struct model *model, const struct adapter *adapter, size_t n,
+static double products_alone(const struct model *model, const struct adapter *adapter, size_t n,
                              size_t n_head, size_t max_width)
 {
     const struct engine *e = &model->engine;
     const size_t ld = round_up(max_width, 32) + 32;
     void *x = calloc(n * ld, sizeof(float));
     float *y = calloc(n * ld, sizeof *y);
-    (void)adapter;
     double start = now();
     for (size_t layer = 0; layer < model->config.n_layers; layer++)
         for (int g = 0; g < GROUP_COUNT; g++)
@@ -182,6 +181,8 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
     }
     const size_t width =
         model->gate_up_width > model->qkv_width ? model->gate_up_width : model->qkv_width;
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
     double alone = 1e9;
     for (int i = 0; i < repeat; i++) {
         const double seconds = products_alone(model, adapter, n_rows, n_places, width);
@@ -193,7 +194,8 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
     printf("  together  %7.1f ms, %.0f tokens/s of rows, %.0f of tokens\n", best[2] * 1e3,
            (double)n_rows / best[2], (double)(shape->n_sequences * n_tokens) / best[2]);
     printf("  products alone %7.1f ms: %.0f %%\n", alone * 1e3, 100 * alone / best[2]);
-    printf("  pass memory %zu MiB\n", pass_bytes(model, adapter, &options) >> 20);
+    printf("  pass memory %zu MiB, peak of the process so far %.0f MiB\n",
+           pass_bytes(model, adapter, &options) >> 20, (double)usage.ru_maxrss / 1024);
     status = 0;
 done:
     pass_free(pass);
@@ -263,9 +265,6 @@ int main(int argc, char **argv)
     status = 0;
     for (size_t i = 0; i < n_shapes && status == 0; i++)
         status = time_shape(model, adapter, &shapes[i], recompute, repeat);
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    printf("peak MiB %.0f\n", (double)usage.ru_maxrss / 1024);
 done:
     if (status != 0)
         fprintf(stderr, "bench_pass: %s\n", error_message());

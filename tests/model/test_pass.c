@@ -228,6 +228,63 @@ static void appended_tokens_are_those_of_a_fresh_pass(void **state)
     }
 }
 
+/* Pages hold 64 positions: prefixes that end at a page's end, inside one, and in a copy of one. */
+static void sequences_share_pages_and_parts_of_pages(void **state)
+{
+    (void)state;
+    enum { N = 6, LONG = 150 };
+    static const size_t shared[N] = {0, 64, 100, 128, 139, 150};
+    for (int element = ELEMENT_F32; element <= ELEMENT_BF16; element++) {
+        struct setting t = setting_create("qwen2-window", SVF_MLP | SVF_QV, 0,
+                                          (enum element)element, 2, SVF_DIRECT);
+        const size_t vocab = t.model->config.vocab_size, ld = round_up(vocab, 16);
+        const struct pass_options options = {600, false, false};
+        struct pass *pass = pass_create(t.model, t.adapter, &options);
+        float *expected = malloc((LONG + 20) * vocab * sizeof *expected);
+        float *logits = aligned_alloc(64, (LONG + 20) * ld * sizeof *logits);
+        static int32_t tokens[N][LONG + 20];
+        struct pass_place places[LONG + 20];
+        struct head_result results[LONG + 20];
+        uint32_t noise = 77;
+        size_t sequence, rows = 0;
+        assert_non_null(pass);
+        pass_reset(pass, t.parameters);
+        for (size_t s = 0; s < N; s++) {
+            for (size_t i = 0; i < LONG + 20; i++) {
+                noise = noise * 1664525u + 1013904223u;
+                tokens[s][i] =
+                    s > 0 && i < shared[s] ? tokens[s - 1][i] : (int32_t)((noise >> 8) % vocab);
+            }
+            assert_int_equal(pass_add(pass, tokens[s], LONG, &sequence), 0);
+            rows += LONG - shared[s];
+            if (s == 3)
+                run(pass);
+        }
+        assert_int_equal(pass_n_rows(pass), rows);
+        for (size_t i = LONG; i < LONG + 20; i++) {
+            for (size_t s = 0; s < N; s++)
+                assert_int_equal(pass_append(pass, s, tokens[s][i]), 0);
+            if (i % 3)
+                run(pass);
+        }
+        run(pass);
+        model_attach(t.model, t.adapter, t.parameters);
+        for (size_t s = 0; s < N; s++) {
+            for (size_t i = 0; i < LONG + 20; i++)
+                places[i] = (struct pass_place){s, i};
+            assert_int_equal(pass_head(pass, places, LONG + 20, NULL, results, logits), 0);
+            assert_int_equal(run_logits(t.model, tokens[s], LONG + 20, 512, expected), 0);
+            for (size_t i = 0; i < LONG + 20; i++)
+                if (memcmp(expected + i * vocab, logits + i * ld, vocab * sizeof *logits) != 0)
+                    fail_msg("sequence %zu differs at position %zu", s, i);
+        }
+        free(expected);
+        free(logits);
+        pass_free(pass);
+        setting_free(&t);
+    }
+}
+
 static void a_pass_can_be_used_again(void **state)
 {
     (void)state;
@@ -584,6 +641,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heads_have_the_bits_of_forward_head),
         cmocka_unit_test(appended_tokens_are_those_of_a_fresh_pass),
+        cmocka_unit_test(sequences_share_pages_and_parts_of_pages),
         cmocka_unit_test(a_pass_can_be_used_again),
         cmocka_unit_test(shared_rows_give_the_sum_of_the_sequences_gradients),
         cmocka_unit_test(every_gradient_is_the_derivative_of_a_decoder_in_f64),
