@@ -441,6 +441,8 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
         if (model_give_up(model, modules[i].layer, mask) != 0 ||
             build_site(model, source, i, &modules[i], site->data, with_backward) != 0)
             goto done;
+        if (source->done)
+            source->done(source->context, i);
     }
     model_attach(model, adapter, NULL);
     status = 0;
@@ -458,6 +460,7 @@ done:
  */
 
 struct file_source {
+    const struct checkpoint *ck;
     const struct module *modules;
     const struct tensor **tensors;          /* [n_modules] */
     const struct factors_matrix **matrices; /* [n_modules] */
@@ -486,13 +489,20 @@ static int file_sigma(void *context, size_t i, double *sigma)
     return 0;
 }
 
+/* The mapped pages count as the process's memory. */
+static void file_done(void *context, size_t i)
+{
+    const struct file_source *s = context;
+    checkpoint_release(s->ck, s->tensors[i]);
+}
+
 struct adapter *adapter_svf_create(struct model *model, const struct checkpoint *ck,
                                    struct factors *factors, const struct module *modules,
                                    size_t n_modules, enum svf_parametrisation parametrisation,
                                    bool with_backward, uint64_t seed)
 {
-    struct file_source files = {.modules = modules, .factors = factors};
-    const struct svf_source source = {&files, file_weights, file_factor, file_sigma};
+    struct file_source files = {.ck = ck, .modules = modules, .factors = factors};
+    const struct svf_source source = {&files, file_weights, file_factor, file_sigma, file_done};
     struct adapter *adapter = NULL;
 
     files.tensors = calloc(n_modules + 1, sizeof *files.tensors);

@@ -253,7 +253,7 @@ int main(int argc, char **argv)
         goto done;
     modules = calloc(model->config.n_layers * PROJECTION_COUNT, sizeof *modules);
     struct source from = {ck, modules};
-    const struct svf_source source = {&from, read_weights, identity_factor, unit_sigma};
+    const struct svf_source source = {&from, read_weights, identity_factor, unit_sigma, NULL};
     const size_t n_modules = choose(ck, what, modules);
     double start = now();
     adapter = adapter_svf_build(model, &source, modules, n_modules, SVF_DIRECT, true, 0);

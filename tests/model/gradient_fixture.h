@@ -137,7 +137,7 @@ static inline int gradient_fixture_run(struct gradient_fixture *f, struct model 
                                        bool recompute, float **gradient, double *loss)
 {
     const struct svf_source source = {f, gradient_fixture_weights, gradient_fixture_factor,
-                                      gradient_fixture_sigma};
+                                      gradient_fixture_sigma, NULL};
     const struct pass_options options = {f->n_tokens, recompute, false};
     struct adapter *adapter =
         adapter_svf_build(model, &source, f->modules, f->n_matrices, SVF_DIRECT, true, 0);

@@ -159,8 +159,8 @@ static inline struct adapter *svf_fixture_adapter(struct svf_fixture *s, struct 
                                                   enum svf_parametrisation parametrisation,
                                                   bool with_backward)
 {
-    const struct svf_source source = {s, svf_fixture_weights, svf_fixture_factor,
-                                      svf_fixture_sigma};
+    const struct svf_source source = {s, svf_fixture_weights, svf_fixture_factor, svf_fixture_sigma,
+                                      NULL};
     struct adapter *adapter = adapter_svf_build(model, &source, s->modules, s->n_modules,
                                                 parametrisation, with_backward, 17);
     if (!adapter)
