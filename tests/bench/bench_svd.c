@@ -9,9 +9,9 @@
  * --condition, U diag(s) V^T with s from 1 to 1/C (log: equal ratios, linear: equal steps) and
  * random orthogonal U and V. Prints
  *
- *   matrix I MxN METHOD PRECISION by WHO seconds S condition C bound B orthogonality O residual R
- * [...] set seconds S GFLOP/s F       (once a repetition; making the matrices is not in it) peak
- * MiB R0 R1 ...            (resident, by rank, shared pages and the matrices included) */
+ *   matrix I MxN METHOD PRECISION by WHO seconds S condition C bound B orthogonality O ...
+ *   set seconds S GFLOP/s F     once a repetition; making the matrices is not in it
+ *   peak MiB R0 R1 ...          resident, by rank; shared pages and the matrices are in it */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
