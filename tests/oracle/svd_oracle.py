@@ -7,6 +7,7 @@
 module the worst of
 
     sigma     relative error of a singular value (--tolerance: 1e-5 for auto, 1e-8 for f64)
+    bound     that error over the bound which the file records for the matrix: at most 1
     orthog.   max |Q Q^T - I| of the factor (--orthogonality; default: order * 2^-24, for bf16 2^-7)
     angle     of a singular vector, or of the subspace of a cluster, over what the gap allows:
               angle <= GROWTH * eps * |C| / gap + ROUNDING, with eps of the precision that the file
@@ -63,13 +64,9 @@ class Factors:
         """sigma [r] f64; factor [r, r] f64, whose rows are singular vectors, and the unit roundoff
         of its type."""
         group = self.groups[key]
-        raw = group["factor"][()]
-        if raw.dtype.kind == "f" and raw.dtype.itemsize >= 4:
-            return group["sigma"][()], raw.astype(np.float64), 2.0**-24
-        # bf16: a 16-bit type of its own, or the upper halves of f32 as they are.
-        if raw.dtype == np.uint16:
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        return group["sigma"][()], raw.astype(np.float64), 2.0**-8
+        # h5py turns the file's bf16 into a wider float.
+        storage = 2.0**-24 if group["factor"].id.get_type().get_size() >= 4 else 2.0**-9
+        return group["sigma"][()], group["factor"][()].astype(np.float64), storage
 
 
 def limits_of_gaps(values, unit):
@@ -114,7 +111,7 @@ def compose(w, q, z):
     return w + (q.T * change) @ (q @ w)
 
 
-def check_matrix(w, sigma, q, storage, precision, method, options, rng):
+def check_matrix(w, sigma, q, storage, precision, method, bound, options, rng):
     tall = w.shape[0] >= w.shape[1]
     r = min(w.shape)
     if sigma.shape != (r,) or q.shape != (r, r):
@@ -131,6 +128,7 @@ def check_matrix(w, sigma, q, storage, precision, method, options, rng):
         fail("a singular value that is zero to f64 is larger in the file")
     error = np.abs(sigma - s)[meaningful] - 4 * 2.0**-52 * s[0]
     found = {"sigma": (np.maximum(0, error) / s[meaningful]).max(initial=0.0)}
+    found["bound"] = found["sigma"] / bound if found["sigma"] > 0 else 0.0
     found["condition"] = s[0] / s[-1] if s[-1] > 0 else np.inf
     found["orthog."] = np.abs(q @ q.T - np.eye(r)).max()
     values = s if method == "gesvd" else s * s
@@ -151,26 +149,32 @@ def check(options):
     keys = [k for k in factors.keys if re.search(options.only, f"layers.{k[0]}.{k[1]}")]
     if not keys:
         fail(f"--only {options.only} matches nothing in {options.factors}")
-    columns = ["sigma", "orthog.", "angle", "leading", "W'(z)", "W'(1)"]
+    columns = ["sigma", "bound", "orthog.", "angle", "leading", "W'(z)", "W'(1)"]
     worst, misses, ways = {}, [], {}
     for key in keys:
         group = factors.groups[key]
         label = f"layers.{key[0]}.{key[1]}"
+        w = weights.read(*key)
+        side = "V" if w.shape[0] >= w.shape[1] else "U"
+        if text(group.attrs["side"]) != side:
+            fail(f"{label} of {options.factors} has side {text(group.attrs['side'])}, not {side}")
         way = [text(group.attrs[a]) for a in ("method", "precision")]
         ways[" ".join(way)] = ways.get(" ".join(way), 0) + 1
         # The numbers are the layer's own, whatever else --only leaves out.
         rng = np.random.default_rng([key[0], PROJECTIONS.index(key[1])])
         sigma, q, storage = factors.read(key)
         try:
-            found = check_matrix(weights.read(*key), sigma, q, storage, way[1], way[0], options, rng)
+            found = check_matrix(w, sigma, q, storage, way[1], way[0],
+                                 group.attrs["bound"], options, rng)
         except SystemExit as error:
             fail(f"{label} of {options.factors}: {str(error).removeprefix('svd_oracle.py: ')}")
-        unit = len(sigma) * storage if storage < 2.0**-20 else 2.0**-7
-        limits = {"sigma": options.tolerance, "orthog.": options.orthogonality or unit,
-                  "angle": options.growth, "leading": options.growth,
+        half = storage > 2.0**-20
+        unit = 2.0**-7 if half else len(sigma) * storage
+        limits = {"sigma": options.tolerance, "bound": 1.0,
+                  "orthog.": options.orthogonality or unit, "angle": options.growth, "leading": options.growth,
                   "W'(z)": options.composed, "W'(1)": 0.0}
-        if storage > 2.0**-20:
-            limits["W'(z)"] = max(limits["W'(z)"], storage)
+        if half:
+            limits["W'(z)"] = max(limits["W'(z)"], 2 * storage)
         misses += [(found[c] / limits[c] if limits[c] else np.inf, label, c, found[c], limits[c])
                    for c in columns if not found[c] <= limits[c]]
         row = worst.setdefault(key[1], dict(n=0, condition=0.0, **{c: 0.0 for c in columns}))
