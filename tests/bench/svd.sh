@@ -127,7 +127,7 @@ spread() {
 row() {
     awk -v p="$1" -v n="$2" -v o="$3" -v t="$4" -v r="$5" -v b="$6" -v s="${7:-}" 'BEGIN {
         verdict = (b == 0) ? "" : (r >= b) ? "ok" : "MISSED"
-        printf("%-4s %-44s %9.3f %9.3f %7.2f %6s  %-11s %s\n", p, n, o, t, r, b == 0 ? "-" : b, s,
+        printf("%-4s %-46s %9.3f %9.3f %7.2f %6s  %-11s %s\n", p, n, o, t, r, b == 0 ? "-" : b, s,
             verdict)
         exit (verdict == "MISSED") }' || missed=1
 }
@@ -171,7 +171,7 @@ statement() {
 }
 # The spread is the slowest round over the fastest, of ours and of the peer.
 title() {
-    printf '\n%-49s %9s %9s %7s %6s  %s\n' "$1" ours "$2" ratio bar "$3"
+    printf '\n%-51s %9s %9s %7s %6s  %s\n' "$1" ours "$2" ratio bar "$3"
 }
 
 # ---- parts ----------------------------------------------------------------------------------------
@@ -251,7 +251,6 @@ part_5() {
     done
     # shellcheck disable=SC2086
     statement 5 'scalapack: singular values within 1e-7 on 1 to 4 ranks' same --values 1e-7 $files
-    remove "$work"/bits-1-1.h5
     rm -f "$work"/bits-*.h5 "$work"/grid-*.h5
 }
 accurate() {
