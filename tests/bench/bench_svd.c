@@ -24,6 +24,7 @@
 #include "model/rng.h"
 #include "mpi/comm.h"
 #include "mpi/error.h"
+#include "solver/blas_kernels.h"
 #include "solver/eigen.h"
 #include "solver/svd.h"
 #include "solver/svd_grid.h"
@@ -560,6 +561,7 @@ int main(int argc, char **argv)
     static struct bench b = {.repeat = 1, .seed = 1};
     int code;
 
+    blas_choose_kernels(argv);
     b.options = svd_defaults();
     if (comm_init(&b.comm, &argc, &argv) != 0)
         return fprintf(stderr, "bench_svd: %s\n", error_message()), 1;
