@@ -332,5 +332,4 @@ const struct command command_decompose = {
         "  t2 decompose MODEL --plan\n"
         "  t2 decompose --plan --model-shape llama3-70b --ranks 512 --ranks-per-node 64 -t 1",
     .run = command_run,
-    .uses_blas = true,
 };

@@ -61,7 +61,6 @@ struct command {
     /* argv[0] is the command's name. Returns the exit code. Called on every rank. For --help alone
      * it is called without MPI (handle MPI_COMM_NULL, size 1): call options_parse first. */
     int (*run)(const struct comm *comm, int argc, char **argv);
-    bool uses_blas; /* see jobs/blas.h */
 };
 
 /* NULL-terminated table in commands.c. */

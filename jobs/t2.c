@@ -14,7 +14,6 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include "jobs/blas.h"
 #include "jobs/options.h"
 #include "mpi/error.h"
 #include "mpi/text.h"
@@ -213,8 +212,6 @@ int main(int argc, char **argv)
     } else if (!command) {
         code = fail_unknown(name);
     } else {
-        if (command->uses_blas && !asks_for_help(argc - 1, argv + 1))
-            blas_choose_kernels(argv);
         code = run(command, argc - 1, argv + 1);
     }
     errno = 0;
