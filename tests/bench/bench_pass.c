@@ -91,6 +91,7 @@ static double products_alone(const struct model *model, const struct adapter *ad
     const size_t ld = round_up(max_width, 32) + 32;
     void *x = calloc(n * ld, sizeof(float));
     float *y = calloc(n * ld, sizeof *y);
+    memset(y, 0, n * ld * sizeof *y); /* touch the pages */
     double start = now();
     for (size_t layer = 0; layer < model->config.n_layers; layer++)
         for (int g = 0; g < GROUP_COUNT; g++)
@@ -118,10 +119,15 @@ static double products_alone(const struct model *model, const struct adapter *ad
         matrix_free(&m[1]);
     }
     free(y);
-    y = calloc(n_head * round_up(model->config.vocab_size, 32), sizeof *y);
+    /* The head in blocks of rows, as it runs; twice, for the way back. */
+    const size_t ld_head = round_up(model->config.vocab_size, 32),
+                 block = n_head < 64 ? n_head : 64;
+    y = calloc(block * ld_head, sizeof *y);
+    memset(y, 0, block * ld_head * sizeof *y);
     start = now();
-    e->ops->product(e, y, round_up(model->config.vocab_size, 32), x, ld, n_head, &model->head, NULL,
-                    false);
+    for (size_t first = 0; first < n_head; first += block)
+        e->ops->product(e, y, ld_head, x, ld, n_head - first < block ? n_head - first : block,
+                        &model->head, NULL, false);
     seconds += 2 * (now() - start);
     free(x);
     free(y);
