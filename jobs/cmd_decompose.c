@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include <cblas.h>
+
 #include "jobs/commands.h"
 #include "jobs/output.h"
 #include "model/decompose.h"
@@ -204,6 +206,8 @@ static int run_all(struct run *run, double start)
              checkpoint_config(run->ck)->architecture);
     decompose_options_text(&run->options, options, sizeof options);
     cpu_describe(cpu, sizeof cpu);
+    const size_t n_cpu = strlen(cpu);
+    snprintf(cpu + n_cpu, sizeof cpu - n_cpu, ", OpenBLAS for %s", openblas_get_corename());
     run->costs = decompose_cost_defaults();
     if (s->costs && get_costs(run) != 0)
         return -1;

@@ -18,6 +18,7 @@
 #include "mpi/error.h"
 #include "mpi/text.h"
 #include "mpi/threads.h"
+#include "solver/blas_kernels.h"
 #include "solver/cpu.h"
 
 static void print_help(FILE *file)
@@ -185,6 +186,7 @@ int main(int argc, char **argv)
     const char *name = argc > 1 ? argv[1] : NULL;
     int code = COMMAND_OK;
 
+    blas_choose_kernels(argv);
     guard_descriptors();
     /* A reader that goes away (t2 ... | head) is an error of write(), so that a run can still
      * finish its files; see the end of main. */

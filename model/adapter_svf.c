@@ -178,8 +178,8 @@ static void svf_backward(const struct adapter *adapter, size_t site, const struc
     if (gradient && (parameters || svf->parametrisation == SVF_DIRECT)) {
         memset(w.d, 0, s->r * sizeof *w.d);
         engine_train(e)->multiply_sum(e, w.d, saved, w.ldh, q, w.ldh, n_rows, s->r);
-        add_gradient(s, svf->parametrisation, parameters ? parameters + first : NULL,
-                     w.multipliers, w.d, gradient + first);
+        add_gradient(s, svf->parametrisation, parameters ? parameters + first : NULL, w.multipliers,
+                     w.d, gradient + first);
     }
     if (!dx)
         return;
@@ -357,8 +357,8 @@ static int build_site(struct model *model, const struct svf_source *source, size
         goto done;
     }
     /* Forward needs a and b; the other orientations are for backward. */
-    if ((with_backward || wide) && (matrix_transpose(plain_t, plain, team) != 0 ||
-                                    matrix_transpose(made_t, made, team) != 0))
+    if ((with_backward || wide) &&
+        (matrix_transpose(plain_t, plain, team) != 0 || matrix_transpose(made_t, made, team) != 0))
         goto done;
     if (!with_backward) {
         matrix_free(&s->a_t);
@@ -391,9 +391,8 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
                                   enum svf_parametrisation parametrisation, bool with_backward,
                                   uint64_t seed)
 {
-    struct adapter *adapter =
-        adapter_create(with_backward ? &svf_ops : &svf_inference_ops, model->config.n_layers,
-                       modules, n_modules);
+    struct adapter *adapter = adapter_create(with_backward ? &svf_ops : &svf_inference_ops,
+                                             model->config.n_layers, modules, n_modules);
     struct svf *svf = calloc(1, sizeof *svf);
     int status = -1;
 
@@ -442,6 +441,8 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
         if (model_give_up(model, modules[i].layer, mask) != 0 ||
             build_site(model, source, i, &modules[i], site->data, with_backward) != 0)
             goto done;
+        if (source->done)
+            source->done(source->context, i);
     }
     model_attach(model, adapter, NULL);
     status = 0;
@@ -455,9 +456,11 @@ done:
     return adapter;
 }
 
-/* ---- from a checkpoint and a factor file ------------------------------------------------------ */
+/* ---- from a checkpoint and a factor file ------------------------------------------------------
+ */
 
 struct file_source {
+    const struct checkpoint *ck;
     const struct module *modules;
     const struct tensor **tensors;          /* [n_modules] */
     const struct factors_matrix **matrices; /* [n_modules] */
@@ -486,13 +489,20 @@ static int file_sigma(void *context, size_t i, double *sigma)
     return 0;
 }
 
+/* The mapped pages count as the process's memory. */
+static void file_done(void *context, size_t i)
+{
+    const struct file_source *s = context;
+    checkpoint_release(s->ck, s->tensors[i]);
+}
+
 struct adapter *adapter_svf_create(struct model *model, const struct checkpoint *ck,
                                    struct factors *factors, const struct module *modules,
                                    size_t n_modules, enum svf_parametrisation parametrisation,
                                    bool with_backward, uint64_t seed)
 {
-    struct file_source files = {.modules = modules, .factors = factors};
-    const struct svf_source source = {&files, file_weights, file_factor, file_sigma};
+    struct file_source files = {.ck = ck, .modules = modules, .factors = factors};
+    const struct svf_source source = {&files, file_weights, file_factor, file_sigma, file_done};
     struct adapter *adapter = NULL;
 
     files.tensors = calloc(n_modules + 1, sizeof *files.tensors);
@@ -519,8 +529,8 @@ struct adapter *adapter_svf_create(struct model *model, const struct checkpoint 
         files.tensors[i] = t;
         files.matrices[i] = f;
     }
-    adapter = adapter_svf_build(model, &source, modules, n_modules, parametrisation, with_backward,
-                                seed);
+    adapter =
+        adapter_svf_build(model, &source, modules, n_modules, parametrisation, with_backward, seed);
     for (size_t i = 0; i < n_modules; i++)
         checkpoint_release(ck, files.tensors[i]);
 done:

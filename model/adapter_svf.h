@@ -41,6 +41,8 @@ struct svf_source {
      * (n_rows >= n_columns), left ones where it is wide. */
     int (*factor)(void *context, size_t i, size_t first, size_t n, float *rows);
     int (*sigma)(void *context, size_t i, double *sigma); /* [r] */
+    /* Nothing more is asked of module i; or NULL. */
+    void (*done)(void *context, size_t i);
 };
 
 /* The same from any source. Beside the adapter it needs the factor of one matrix in f32 and, for a

@@ -515,7 +515,7 @@ void decompose_plan_print(const struct decompose_plan *plan, const struct module
     fprintf(file, " (one worker's work: %s", text_duration(text, sizeof text, plan->work));
     fprintf(file, ", %.0f %% of the workers' time)\n",
             plan->seconds > 0 ? 100 * plan->work / (workers * plan->seconds) : 100.0);
-    fprintf(file, "  memory per rank   %s\n",
+    fprintf(file, "  memory per rank   at most %s\n",
             text_bytes(text, sizeof text, (double)plan->bytes_per_rank));
     fprintf(file, "  factor file       %s\n",
             text_bytes(text, sizeof text, (double)plan->file_bytes));

@@ -46,8 +46,8 @@ struct factors_matrix {
 int factors_write_part(const char *out, const struct factors_origin *origin, enum factors_type type,
                        const struct factors_matrix *matrix);
 
-/* The same for a factor that comes in rows (svd_grid_solve): begin, rows in order, end (or abort).
- */
+/* The same for a factor that comes in rows (svd_grid_solve): begin, rows in order, end. After a
+ * failure of rows, abort; end frees the part whether it succeeds or not. */
 struct factors_part;
 struct factors_part *factors_part_begin(const char *out, const struct factors_origin *origin,
                                         enum factors_type type, const struct module *module);
@@ -58,7 +58,8 @@ void factors_part_abort(struct factors_part *part);
 
 /* Which modules have a whole part of the same origin (identity, options, type): done[i]. A part
  * that cannot be read or belongs to other options counts as not done; one of another model is an
- * error that says so. */
+ * error that says so. All are done when `out` itself is this run's finished file (killed while it
+ * removed the parts); factors_merge then has nothing left but to remove them. */
 int factors_parts_done(const char *out, const struct factors_origin *origin, enum factors_type type,
                        const struct module *modules, size_t n_modules, bool *done);
 

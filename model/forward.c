@@ -160,8 +160,8 @@ static int check_adapter(const struct forward *f)
                          a->n_layers, model->config.n_layers);
     for (size_t layer = 0; layer < model->config.n_layers; layer++)
         for (int p = 0; p < PROJECTION_COUNT; p++) {
-            const bool replaced = a && a->ops->replaces_base &&
-                                  adapter_site_at(a, layer, (enum projection)p) >= 0;
+            const bool replaced =
+                a && a->ops->replaces_base && adapter_site_at(a, layer, (enum projection)p) >= 0;
             if (replaced == model_has_weights(model, layer, (enum projection)p))
                 return error_set(
                     replaced ? "layer %zu: %s has its base weights and an adapter in their place"

@@ -29,7 +29,7 @@ struct layer_buffers {
     float *gate_up;         /* [rows, ld_gate_up] */
     void *ffn_hidden;       /* elements [rows, ld_ffn] */
     /* For a backward pass, NULL otherwise: */
-    float *h_attention, *h_ffn; /* [rows, ld_hidden]: copies of h before the two norms */
+    float *h_attention, *h_ffn;    /* [rows, ld_hidden]: copies of h before the two norms */
     void *saved[PROJECTION_COUNT]; /* what the adapter's sites keep */
 };
 

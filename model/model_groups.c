@@ -95,7 +95,8 @@ static int cut_span(struct span *to, const struct span *from, size_t first, size
     *to = (struct span){.column = first};
     if (matrix_create(&to->m, m->element, end - first, m->k) != 0)
         return -1;
-    memcpy(to->m.data, (const char *)m->data + (first - from->column) / KERNEL_COLUMNS * panel_bytes,
+    memcpy(to->m.data,
+           (const char *)m->data + (first - from->column) / KERNEL_COLUMNS * panel_bytes,
            to->m.n_panels * panel_bytes);
     return 0;
 }
@@ -159,9 +160,8 @@ int model_transpose(struct model *model, size_t layer, int group)
 
 int model_transpose_head(struct model *model)
 {
-    return model->head_t.data
-               ? 0
-               : matrix_transpose(&model->head_t, &model->head, model->engine.team);
+    return model->head_t.data ? 0
+                              : matrix_transpose(&model->head_t, &model->head, model->engine.team);
 }
 
 struct attention_layer model_attention_layer(const struct model *model, size_t index)

@@ -126,8 +126,10 @@ static void place_all(struct pass *pass, struct block *block)
                             ? take(block, n, f->ld_hidden * size)
                             : common->attention_input;
     common->ffn_hidden = take(block, n, f->ld_ffn * size);
-    common->qkv = take(block, n, f->ld_qkv * sizeof(float));
-    common->gate_up = take(block, n, f->ld_gate_up * sizeof(float));
+    if (first_kept > 0 || pass->options.recompute) { /* else every layer has its own */
+        common->qkv = take(block, n, f->ld_qkv * sizeof(float));
+        common->gate_up = take(block, n, f->ld_gate_up * sizeof(float));
+    }
     if (pass->with_backward && pass->options.recompute && first_kept < c->n_layers)
         place_kept(pass, block, common, first_kept, c->n_layers - first_kept, false);
     for (size_t layer = 0; layer < c->n_layers; layer++) {
@@ -156,8 +158,7 @@ static void describe(struct pass *pass, struct model *model, const struct adapte
     pass->lowest = SIZE_MAX;
     for (size_t i = 0; adapter && i < adapter->n_sites; i++) {
         const struct adapter_site *s = &adapter->sites[i];
-        const size_t at =
-            s->module.layer * GROUP_COUNT + (size_t)projection_group(s->projection);
+        const size_t at = s->module.layer * GROUP_COUNT + (size_t)projection_group(s->projection);
         pass->lowest = at < pass->lowest ? at : pass->lowest;
     }
     pass->with_backward = !options->inference && adapter && adapter->n_sites > 0;
@@ -172,8 +173,8 @@ size_t pass_bytes(const struct model *model, const struct adapter *adapter,
 
     describe(&pass, (struct model *)model, adapter, options);
     place_all(&pass, &block);
-    const size_t key_values = 2 * c->n_layers * c->n_kv_heads * c->head_dim *
-                              element_size(model->engine.kv_element);
+    const size_t key_values =
+        2 * c->n_layers * c->n_kv_heads * c->head_dim * element_size(model->engine.kv_element);
     return block.used + adapter_scratch_bytes(adapter, options->max_rows) +
            options->max_rows * key_values;
 }
@@ -540,8 +541,8 @@ static void *at(void *p, size_t bytes)
     return p ? (char *)p + bytes : NULL;
 }
 
-static struct layer_buffers from_row(const struct pass *pass, size_t layer,
-                                     struct layer_buffers b, size_t first)
+static struct layer_buffers from_row(const struct pass *pass, size_t layer, struct layer_buffers b,
+                                     size_t first)
 {
     const struct forward *f = &pass->f;
     const struct layer_buffers *common = &f->buffers;
@@ -566,8 +567,8 @@ static struct layer_buffers from_row(const struct pass *pass, size_t layer,
     for (int p = 0; p < PROJECTION_COUNT; p++) {
         const int32_t site = adapter_site_at(pass->adapter, layer, (enum projection)p);
         b.saved[p] = b.saved[p] && site >= 0
-                         ? at(b.saved[p], pass->adapter->ops->saved_bytes(pass->adapter,
-                                                                         (size_t)site, first))
+                         ? at(b.saved[p],
+                              pass->adapter->ops->saved_bytes(pass->adapter, (size_t)site, first))
                          : NULL;
     }
     return b;
@@ -598,8 +599,7 @@ int pass_run(struct pass *pass)
         if (forward_begin(f, &batch) != 0)
             return -1;
         for (size_t i = 0; i < pass->model->config.n_layers; i++) {
-            const struct layer_buffers buffers =
-                from_row(pass, i, pass->layers[i], b->first_row);
+            const struct layer_buffers buffers = from_row(pass, i, pass->layers[i], b->first_row);
             if (forward_layer(f, &pass->cache, &batch, i, &buffers) != 0)
                 return -1;
         }

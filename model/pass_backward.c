@@ -88,10 +88,10 @@ static void output_backward(struct pass *pass, size_t layer, size_t first, size_
     engine_train(e)->to_elements(e, w->g, pass_ld_group(model, GROUP_OUTPUT),
                                  w->dh + first * f->ld_hidden, f->ld_hidden, n,
                                  model->config.hidden_size);
-    group_backward(
-        pass, layer, GROUP_OUTPUT,
-        flows_past(pass, layer, GROUP_OUTPUT) ? w->dattention + first * f->ld_heads : NULL,
-        f->ld_heads, w->g, b.attention_output, f->ld_heads, n, b.saved, gradient);
+    group_backward(pass, layer, GROUP_OUTPUT,
+                   flows_past(pass, layer, GROUP_OUTPUT) ? w->dattention + first * f->ld_heads
+                                                         : NULL,
+                   f->ld_heads, w->g, b.attention_output, f->ld_heads, n, b.saved, gradient);
 }
 
 static void qkv_backward(struct pass *pass, size_t layer, size_t first, size_t n, float *gradient)
@@ -165,9 +165,9 @@ static int layer_backward(struct pass *pass, size_t layer,
     in_blocks(pass, output_backward, layer, gradient);
     if (!flows_past(pass, layer, GROUP_OUTPUT))
         return 0;
-    if (engine_train(e)->attention_backward(e, &a, sequences, n_sequences, pass->n_run,
-                                            b.qkv, f->ld_qkv, w->dattention,
-                                            f->ld_heads, w->dqkv, f->ld_qkv) != 0)
+    if (engine_train(e)->attention_backward(e, &a, sequences, n_sequences, pass->n_run, b.qkv,
+                                            f->ld_qkv, w->dattention, f->ld_heads, w->dqkv,
+                                            f->ld_qkv) != 0)
         return -1;
     in_blocks(pass, qkv_backward, layer, gradient);
     return 0;
@@ -293,8 +293,8 @@ int pass_backward(struct pass *pass, struct pass *base, const struct pass_place 
     if (gradient)
         memset(pass->work.dh, 0, pass->n_run * pass->f.ld_hidden * sizeof *pass->work.dh);
     for (size_t first = 0; first < n; first += most)
-        if (head_block(pass, base, places + first, terms + first, n - first < most ? n - first : most,
-                       gradient != NULL, results + first) != 0)
+        if (head_block(pass, base, places + first, terms + first,
+                       n - first < most ? n - first : most, gradient != NULL, results + first) != 0)
             return -1;
     if (!gradient)
         return 0;

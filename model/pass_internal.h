@@ -28,17 +28,17 @@ struct pass_copy {
 
 /* Buffers of the backward pass, for all rows or for a block of PASS_BLOCK. */
 struct pass_work {
-    float *dh;            /* [max_rows, ld_hidden] */
-    float *dattention;    /* [max_rows, ld_heads] */
-    float *dqkv;          /* [max_rows, ld_qkv] */
-    void *g;              /* elements [block, ld of the widest group] */
-    float *dx;            /* [block, ld_hidden] */
-    float *dffn;          /* [block, ld_ffn] */
-    void *dgate_up;       /* elements [block, ld of gate and up] */
-    float *head_h;        /* [block, ld_hidden]: gathered rows of the residual stream */
-    float *head_dh;       /* [block, ld_hidden] */
-    void *head_x0;        /* elements [block, ld_hidden] */
-    float *h;             /* [max_rows, ld_hidden]: the stream of a layer that is run again */
+    float *dh;         /* [max_rows, ld_hidden] */
+    float *dattention; /* [max_rows, ld_heads] */
+    float *dqkv;       /* [max_rows, ld_qkv] */
+    void *g;           /* elements [block, ld of the widest group] */
+    float *dx;         /* [block, ld_hidden] */
+    float *dffn;       /* [block, ld_ffn] */
+    void *dgate_up;    /* elements [block, ld of gate and up] */
+    float *head_h;     /* [block, ld_hidden]: gathered rows of the residual stream */
+    float *head_dh;    /* [block, ld_hidden] */
+    void *head_x0;     /* elements [block, ld_hidden] */
+    float *h;          /* [max_rows, ld_hidden]: the stream of a layer that is run again */
 };
 
 enum { PASS_BLOCK = 256 }; /* rows whose intermediate gradients are in memory at once */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -66,7 +67,8 @@ static void number_groups(const struct comm *comm, int n_ranks, struct node_memo
 
 static int map_shared(struct node_memory *memory, size_t n_bytes)
 {
-    MPI_Aint bytes = memory->rank == 0 ? (MPI_Aint)n_bytes : 0;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    MPI_Aint bytes = memory->rank == 0 ? (MPI_Aint)(n_bytes + page) : 0;
     int unit;
     char size[32];
 
@@ -80,6 +82,9 @@ static int map_shared(struct node_memory *memory, size_t n_bytes)
                          text_bytes(size, sizeof size, (double)n_bytes));
     }
     MPI_Win_shared_query(memory->window, 0, &bytes, &unit, &memory->base);
+    /* MPI aligns a little only, and what BLAS computes may depend on that. The file is mapped at
+     * pages everywhere, so all ranks move by the same. */
+    memory->base = (char *)(((uintptr_t)memory->base + page - 1) / page * page);
     return 0;
 }
 

@@ -3,7 +3,7 @@
 /* Memory that ranks of one node share, for crews (crew.h), and how much a node has.
  *
  * Ranks of a node are taken in groups of n_ranks; what is left over has no group. The memory is
- * zero, its pages cost nothing until they are written, and it may lie at different addresses in
+ * zero, starts at a page, costs nothing until it is written, and may lie at different addresses in
  * different ranks. */
 #include <stdbool.h>
 #include <stddef.h>

@@ -21,7 +21,7 @@ enum {
     ITEM_ROWS = 1024,      /* query rows of an item, about */
     CHUNK = KERNEL_K_STEP, /* keys packed at a time */
     ADD_POSITIONS = 64,    /* positions of an adding task */
-    WAVE_BYTES = 4 << 20,  /* of shares, for each thread */
+    WAVE_BYTES = 2 << 20,  /* of shares, for each thread */
     MOST_D = ENGINE_MAX_HEAD_DIM,
 };
 
@@ -153,20 +153,20 @@ static void softmax_rows(const struct job *j, const struct item *item, const str
     }
 }
 
-/* share [d16, keys] += x_t [d, BLOCK] w, with w [n, n_keys] as panels */
+/* share [d16, keys] += x_t [d, BLOCK] w, with w [n, n_panels * 16] as panels */
 static void add_share(const struct job *j, const struct scratch *s, float *share, size_t ld,
-                      const float *x_t, const float *w, size_t n, size_t n_keys)
+                      const float *x_t, const float *w, size_t n, size_t n_panels)
 {
     const size_t k = round_up(n, CHUNK), stride = k * KERNEL_COLUMNS;
-    for (size_t c = 0; c < n_keys; c += KERNEL_COLUMNS) {
-        float *panel = s->panels + c / KERNEL_COLUMNS * stride;
+    for (size_t p = 0; p < n_panels; p++) {
+        float *panel = s->panels + p * stride;
         for (size_t i = 0; i < n; i++)
-            memcpy(panel + i * KERNEL_COLUMNS, w + i * j->most_keys + c,
+            memcpy(panel + i * KERNEL_COLUMNS, w + i * j->most_keys + p * KERNEL_COLUMNS,
                    KERNEL_COLUMNS * sizeof *panel);
         memset(panel + n * KERNEL_COLUMNS, 0, (k - n) * KERNEL_COLUMNS * sizeof *panel);
     }
-    j->kernels->product(share, ld, x_t, BLOCK, j->a->head_dim, s->panels, stride,
-                        n_keys / KERNEL_COLUMNS, k, true);
+    j->kernels->product(share, ld, x_t, BLOCK, j->a->head_dim, s->panels, stride, n_panels, k,
+                        true);
 }
 
 static void run_block(const struct job *j, const struct item *item, const struct scratch *s,
@@ -179,18 +179,19 @@ static void run_block(const struct job *j, const struct item *item, const struct
     const size_t low = a->window && earliest + 1 > a->window ? earliest + 1 - a->window : 0;
     /* keys' part [k0, k0 + n_keys) of the item's, in whole chunks */
     const size_t k0 = (low > item->first_key ? low - item->first_key : 0) / CHUNK * CHUNK;
-    const size_t n_keys = round_up(latest + 1 - item->first_key - k0, CHUNK);
+    const size_t seen = latest + 1 - item->first_key - k0, n_keys = round_up(seen, CHUNK);
+    const size_t n_panels = round_up(seen, KERNEL_COLUMNS) / KERNEL_COLUMNS;
     float *dk_share = j->shares + item->share + k0, *dv_share = dk_share + j->d16 * ld;
     kernel_product *const product = j->kernels->product;
 
     gather_queries(j, item, s, first, n);
     product(s->p, j->most_keys, s->q, dk, n, s->key_columns + k0 * dk, dk * KERNEL_COLUMNS,
-            n_keys / KERNEL_COLUMNS, dk, false);
+            n_panels, dk, false);
     product(s->ds, j->most_keys, s->dout, dk, n, s->value_columns + k0 * dk, dk * KERNEL_COLUMNS,
-            n_keys / KERNEL_COLUMNS, dk, false);
+            n_panels, dk, false);
     softmax_rows(j, item, s, first, n, item->first_key + k0, n_keys);
-    add_share(j, s, dv_share, ld, s->dout_t, s->p, n, n_keys);
-    add_share(j, s, dk_share, ld, s->q_t, s->ds, n, n_keys);
+    add_share(j, s, dv_share, ld, s->dout_t, s->p, n, n_panels);
+    add_share(j, s, dk_share, ld, s->q_t, s->ds, n, n_panels);
     product(s->dq, dk, s->ds, j->most_keys, n, s->key_rows + k0 * KERNEL_COLUMNS,
             ld * KERNEL_COLUMNS, j->d16 / KERNEL_COLUMNS, n_keys, false);
     for (size_t i = 0; i < n; i++) {

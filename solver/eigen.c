@@ -7,6 +7,7 @@
 
 #include "mpi/error.h"
 #include "solver/blas.h"
+#include "solver/eigen_two_stage.h"
 
 void blas_single_thread(void)
 {
@@ -20,11 +21,12 @@ void blas_single_thread(void)
         openblas_set_num_threads(1);
 }
 
+enum { TWO_STAGE_FROM = 1024 }; /* where it is no slower than LAPACK on one worker */
+
 enum eigen_method eigen_method_for(size_t element_bytes, size_t n)
 {
     (void)element_bytes;
-    (void)n;
-    return EIGEN_LAPACK;
+    return n < TWO_STAGE_FROM ? EIGEN_LAPACK : EIGEN_TWO_STAGE;
 }
 
 /* Elements of ?syevd's work array: LAPACK's minimum and some more, as ssyevd passes sizes on as
@@ -41,7 +43,8 @@ static size_t syevd_iwork(size_t n)
 
 size_t eigen_work_bytes(enum eigen_method method, size_t element_bytes, size_t n)
 {
-    (void)method;
+    if (method == EIGEN_TWO_STAGE)
+        return eigen_two_stage_bytes(element_bytes, n);
     return syevd_work(n) * element_bytes + syevd_iwork(n) * sizeof(int) + 3 * 64;
 }
 
@@ -76,7 +79,8 @@ static int solve(const struct crew *crew, enum eigen_method method, struct arena
 
     blas_single_thread();
     if (method == EIGEN_TWO_STAGE)
-        return error_set("two-stage is not built yet");
+        return element_bytes == sizeof(float) ? eigen_two_stage_f32(crew, arena, n, c, values)
+                                              : eigen_two_stage_f64(crew, arena, n, c, values);
     crew_wait(crew);
     if (crew->index == 0)
         status = solve_lapack(element_bytes, arena, n, c, values);

@@ -17,6 +17,8 @@ enum {
     EIGEN_GROUP_ROWS = EIGEN_BAND + EIGEN_GROUP - 1,
     /* A stored group: vectors [EIGEN_GROUP_ROWS, EIGEN_GROUP] with the zeros around them, then the
      * triangular factor [EIGEN_GROUP, EIGEN_GROUP]; rounded to cache lines. */
+    /* Columns of a panel's reflections as stored for the strips: with zeros to whole groups. */
+    EIGEN_PANEL_COLUMNS = (EIGEN_BAND + EIGEN_GROUP - 1) / EIGEN_GROUP * EIGEN_GROUP,
     EIGEN_GROUP_SIZE = (EIGEN_GROUP_ROWS * EIGEN_GROUP + EIGEN_GROUP * EIGEN_GROUP + 15) / 16 * 16
 };
 
@@ -29,9 +31,17 @@ enum {
          * reflected to (beta, 0, ...), the rest with it, then d as above. */                      \
         void (*next)(REAL * block, REAL *d, size_t ld, const REAL *v, REAL tau, REAL *u,           \
                      REAL *tau_u);                                                                 \
+        /* w[i] *= q[i] / (poles[i] - pole), divide and conquer's weights (Gu & Eisenstat 1994) */ \
+        void (*weigh)(REAL * w, const REAL *q, const REAL *poles, REAL pole, size_t n);            \
+        /* x[i] = w[i] / q[i]; returns the sum of squares */                                       \
+        double (*divide)(REAL * x, const REAL *w, const REAL *q, size_t n);                        \
         /* z [EIGEN_GROUP_ROWS, EIGEN_STRIP_BYTES] row-major = (I - V T V^T) z; group as stored,   \
          * next the one that comes next, fetched meanwhile */                                      \
         void (*apply)(REAL * z, const REAL *group, const REAL *next);                              \
+        /* z [rows, strip] = (I - V T V^T) z for a panel V [rows, EIGEN_PANEL_COLUMNS] and t = -T  \
+         * [EIGEN_PANEL_COLUMNS, EIGEN_PANEL_COLUMNS], row-major; rows a multiple of EIGEN_GROUP.  \
+         * x and y are scratch [EIGEN_PANEL_COLUMNS, strip]. */                                    \
+        void (*panel)(REAL * z, size_t rows, const REAL *v, const REAL *t, REAL *x, REAL *y);      \
     }
 EIGEN_KERNELS_DECLARE(eigen_kernels_f32, float);
 EIGEN_KERNELS_DECLARE(eigen_kernels_f64, double);

@@ -26,7 +26,8 @@ struct attention_sequence {
  *   - weight * log p(target) + kl_weight * KL(p || p0) + kl0_weight * KL(p0 || p)
  * where p is the softmax of this row's logits and p0 that of x0's (the base model's). The second
  * form is the published code's. d/dlogits: weight * (p - onehot), kl_weight * p (log p - log p0 -
- * KL), kl0_weight * (p - p0). */
+ * KL), kl0_weight * (p - p0). A target of -1 is none: its weight does not
+ * count, and its log-probabilities are 0. */
 struct head_term {
     int32_t target;
     float weight, kl_weight, kl0_weight;

@@ -38,6 +38,9 @@ void openblas_set_num_threads(int n);
 
 static const int one = 1;
 
+/* OpenBLAS 0.3.21's ssymv reads some elements past the ends of its arguments. */
+enum { READ_PAST = 256 };
+
 /* ---- the grid ---- */
 
 enum { MAX_BLOCK = 64, MIN_ROWS_OF_RANK = 16, TOPOLOGY_REPEATABLE = 15 };
@@ -131,7 +134,7 @@ int grid_matrix_create(struct grid_matrix *m, const struct grid *grid, size_t n_
                          n_rows, n_columns, grid->n_rows, grid->n_columns);
     m->descriptor[8] = m->local_rows ? (int)m->local_rows : 1;
     describe(m);
-    m->data = calloc(n, f64 ? 8 : 4);
+    m->data = calloc(n + READ_PAST, f64 ? 8 : 4);
     if (!m->data)
         return error_set("no memory for this rank's %zu bytes of a matrix [%zu, %zu]",
                          n * (f64 ? 8 : 4), n_rows, n_columns);
@@ -300,10 +303,10 @@ static int work_create(const struct grid *grid, struct work *w, size_t n_element
         free(w->integers);
         w->n_elements = (int)n_elements;
         w->n_integers = (int)n_integers;
-        w->elements = calloc(n_elements + 1, size);
+        w->elements = calloc(n_elements + READ_PAST, size);
         w->integers = calloc(n_integers + 1, sizeof(int));
         if (!w->values)
-            w->values = calloc(n_values + 1, size);
+            w->values = calloc(n_values + READ_PAST, size);
         if (!w->elements || !w->integers || !w->values)
             rc = error_set("no memory for ScaLAPACK's work of %zu bytes on one rank",
                            size * n_elements);

@@ -7,11 +7,11 @@
  *   p = e exp(m_c - max) / S,  d = log p - log p0 = D - s
  *   entropy = log S - sum p (l - max)
  *   KL = sum p d = sum p (d - 1 + e^-d)                 (sum p = sum p0 = 1)
- *   KL0 = sum p0 (log p0 - log p) = sum p (1 - (1 + d) e^-d)
- *   dlogits = weight (p - onehot) + kl_weight p (d - KL) + kl0_weight p (1 - e^-d)
+ *   KL0 = - sum p0 d = sum p (1 - e^-d (1 + d)),  p0 = p e^-d
+ *   dlogits = weight (p - onehot) + kl_weight p (d - KL) + kl0_weight (p - p0)
  *
- * The second form of KL has no negative terms and does not feel an error in s; it is used where KL
- * is small (a policy near its base), the first one elsewhere. */
+ * The second form of KL and KL0 has no negative terms and does not feel an error in s; it is used
+ * where KL is small (a policy near its base), the first one elsewhere. */
 #include <stdlib.h>
 
 #include "mpi/error.h"
@@ -62,7 +62,8 @@ static void head_logits(void *arg, size_t chunk, int thread)
                        panel, n_panels, false, NULL);
     for (size_t r = 0; r < j->n_rows; r++) {
         float exps[HEAD_CHUNK];
-        float *l = j->logits + r * j->ldl + first, *l0 = j->base + r * j->ldl + first;
+        float *l = j->logits + r * j->ldl + first;
+        float *l0 = j->x0 ? j->base + r * j->ldl + first : NULL;
         const size_t at = r * j->n_chunks + chunk;
         const int32_t target = j->terms[r].target;
         const bool here = target >= 0 && (size_t)target >= first && (size_t)target < first + n;
@@ -102,38 +103,41 @@ static double head_kl(const struct head_job *j, size_t r, const struct head_sums
     return plain > KL_PLAIN ? plain : excess;
 }
 
-/* t = e^-d for d = D - shift, taken as -80 below it. */
-static void head_ratios(const struct head_job *j, float *d, float *t, const float *base,
-                        float shift, size_t n)
+/* p0 S exp(max - m_c) of one row's chunk: e^-d times what its logits have become. */
+static void head_base(const struct head_job *j, size_t r, size_t chunk, float shift, float *p0)
 {
-    for (size_t i = 0; i < n; i++) {
-        d[i] = base[i] - shift;
-        d[i] = d[i] < -80 ? -80 : d[i];
-        t[i] = -d[i];
-    }
-    j->e->math->exp(t, t, n);
+    const size_t at = r * j->ldl + chunk * HEAD_CHUNK, n = chunk_size(j, chunk);
+
+    for (size_t i = 0; i < n; i++)
+        p0[i] = shift - j->base[at + i];
+    j->e->math->exp(p0, p0, n);
+    for (size_t i = 0; i < n; i++)
+        p0[i] *= j->logits[at + i];
 }
 
-/* 1 - (1 + d) e^-d, which is d^2/2 - d^3/3 + d^4/8 - d^5/30 + ... near 0. */
 static double head_kl0(const struct head_job *j, size_t r, const struct head_sums *s)
 {
     const struct head_part *parts = j->parts + r * j->n_chunks;
-    double sum = 0;
+    double plain = 0, excess = 0;
     for (size_t c = 0; c < j->n_chunks; c++) {
         const size_t at = r * j->ldl + c * HEAD_CHUNK, n = chunk_size(j, c);
-        float d[HEAD_CHUNK], t[HEAD_CHUNK];
-        head_ratios(j, d, t, j->base + at, s->shift, n);
+        const double factor = exp((double)parts[c].max - s->max) / s->sum;
+        float p0[HEAD_CHUNK];
+        double sums[2] = {0};
+        head_base(j, r, c, s->shift, p0);
         for (size_t i = 0; i < n; i++) {
-            const float x = d[i], plain = 1 - (1 + x) * t[i];
-            const float series =
-                x * x *
-                (0.5f + x * (-1.0f / 3 + x * (0.125f + x * (-1.0f / 30 + x * (1.0f / 144)))));
-            t[i] = x < 0.25f && x > -0.25f ? series : plain;
+            const double d = (double)j->base[at + i] - s->shift;
+            const double p = j->logits[at + i];
+            /* 1 - e^-d (1 + d), where that cancels by its series */
+            const double series =
+                d * d * (1.0 / 2 - d * (1.0 / 3 - d * (1.0 / 8 - d * (1.0 / 30 - d / 144))));
+            sums[0] -= p0[i] * d;
+            sums[1] += fabs(d) < 0.05 ? p * series : p - p0[i] * (1 + d);
         }
-        sum += exp((double)parts[c].max - s->max) / s->sum *
-               (double)j->e->math->dot(j->logits + at, t, n);
+        plain += factor * sums[0];
+        excess += factor * sums[1];
     }
-    return sum;
+    return plain > KL_PLAIN ? plain : excess;
 }
 
 static struct head_sums head_summary(struct head_job *j, size_t r)
@@ -169,20 +173,6 @@ static struct head_sums head_summary(struct head_job *j, size_t r)
     return s;
 }
 
-/* values += a e (1 - e^-d) */
-static void head_add_kl0(const struct head_job *j, float *values, const float *e, const float *base,
-                         float shift, float a, size_t n)
-{
-    float d[HEAD_CHUNK], t[HEAD_CHUNK];
-
-    head_ratios(j, d, t, base, shift, n);
-    for (size_t i = 0; i < n; i++)
-        t[i] = 1 - t[i];
-    j->e->math->multiply(t, t, e, n);
-    j->e->math->scale(t, a, n);
-    j->e->math->add(values, t, n);
-}
-
 /* Results of one row, and its gradient's elements in the logits' place: narrowing from the front
  * never overtakes what is still to be read. */
 static void head_row(void *arg, size_t r, int thread)
@@ -197,7 +187,8 @@ static void head_row(void *arg, size_t r, int thread)
     const struct head_sums s = head_summary(j, r);
     if (!j->gradient)
         return;
-    const double a = term->weight - term->kl_weight * s.kl;
+    const double weight = term->target >= 0 ? term->weight : 0;
+    const double a = weight - term->kl_weight * s.kl;
     for (size_t c = 0; c < j->n_chunks; c++) {
         const size_t first = c * HEAD_CHUNK, n = chunk_size(j, c);
         const double factor = exp((double)parts[c].max - s.max) / s.sum;
@@ -207,20 +198,25 @@ static void head_row(void *arg, size_t r, int thread)
             math->ratio_scale(values, j->base + r * j->ldl + first, s.shift, (float)(factor * a),
                               (float)(factor * term->kl_weight), n);
         else
-            math->scale(values, (float)(factor * term->weight), n);
-        if (j->x0 && term->kl0_weight != 0)
-            head_add_kl0(j, values, row + first, j->base + r * j->ldl + first, s.shift,
-                         (float)(factor * term->kl0_weight), n);
+            math->scale(values, (float)(factor * weight), n);
+        float p0[HEAD_CHUNK];
+        if (j->x0 && term->kl0_weight != 0) {
+            const float scale = (float)(factor * term->kl0_weight);
+            head_base(j, r, c, s.shift, p0);
+            for (size_t i = 0; i < n; i++)
+                values[i] += scale * (row[first + i] - p0[i]);
+        }
         if (term->target >= 0 && (size_t)term->target >= first &&
             (size_t)term->target < first + n) {
             /* p - 1 without cancellation */
             const double logprob = (j->targets[r] - (double)s.max) - log(s.sum);
-            double value = term->weight * expm1(logprob);
-            if (j->x0) {
-                const double d = (double)j->base[r * j->ldl + (size_t)term->target] - s.shift;
-                value +=
-                    exp(logprob) * (term->kl_weight * (d - s.kl) - term->kl0_weight * expm1(-d));
-            }
+            double value = weight * expm1(logprob);
+            if (j->x0)
+                value += term->kl_weight * exp(logprob) *
+                         ((double)j->base[r * j->ldl + (size_t)term->target] - s.shift - s.kl);
+            if (j->x0 && term->kl0_weight != 0)
+                value += factor * term->kl0_weight *
+                         ((double)row[term->target] - p0[(size_t)term->target - first]);
             values[(size_t)term->target - first] = (float)value;
         }
         to_elements(j->e, row, first, values, n);

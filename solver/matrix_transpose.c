@@ -1,5 +1,3 @@
-#include <string.h>
-
 #include "solver/engine_train.h"
 #include "solver/vecmath.h"
 
@@ -11,45 +9,56 @@ struct transpose_job {
     const struct vecmath *math;
 };
 
-/* to [8 or 16 words a line, 16] takes 16 x 16 elements of a panel, lines of 16 columns. In bf16 a
- * line holds pairs along k: the pairs are taken apart, transposed, and made anew. */
-static void transpose_block(const struct transpose_job *j, uint32_t *to, const uint32_t *from)
+/* 32 inputs and 16 outputs of m, in words of pairs along its inputs, become pairs along its
+ * outputs: left [8, 16] takes the first 16 inputs, right the others unless it is NULL. */
+static void transpose_pairs(const struct vecmath *math, uint32_t *left, uint32_t *right,
+                            const uint32_t *from)
 {
-    if (j->m->element == ELEMENT_F32) {
-        j->math->transpose(to, SIDE, from, SIDE, SIDE, SIDE);
-        return;
-    }
-    uint32_t wide[SIDE * SIDE], turned[SIDE * SIDE]; /* one element a word */
-    for (size_t k = 0; k < SIDE; k += 2)
-        for (size_t c = 0; c < SIDE; c++) {
-            const uint32_t pair = from[k / 2 * SIDE + c];
-            wide[k * SIDE + c] = pair & 0xffffu;
-            wide[(k + 1) * SIDE + c] = pair >> 16;
+    uint32_t turned[SIDE * SIDE];
+    math->transpose(turned, SIDE, from, SIDE, SIDE, SIDE);
+    for (size_t n = 0; n < SIDE; n += 2) {
+        const uint32_t *a = turned + n * SIDE, *b = a + SIDE;
+        uint32_t *to = left + n / 2 * SIDE;
+        for (size_t i = 0; i < SIDE / 2; i++) {
+            to[2 * i] = (a[i] & 0xffffu) | b[i] << 16;
+            to[2 * i + 1] = a[i] >> 16 | (b[i] & 0xffff0000u);
         }
-    j->math->transpose(turned, SIDE, wide, SIDE, SIDE, SIDE);
-    for (size_t k = 0; k < SIDE; k += 2)
-        for (size_t c = 0; c < SIDE; c++)
-            to[k / 2 * SIDE + c] = turned[k * SIDE + c] | turned[(k + 1) * SIDE + c] << 16;
+        if (!right)
+            continue;
+        to = right + n / 2 * SIDE;
+        for (size_t i = 0; i < SIDE / 2; i++) {
+            to[2 * i] = (a[i + SIDE / 2] & 0xffffu) | b[i + SIDE / 2] << 16;
+            to[2 * i + 1] = a[i + SIDE / 2] >> 16 | (b[i + SIDE / 2] & 0xffff0000u);
+        }
+    }
 }
 
-/* One panel of the transpose: 16 of m's inputs, over all its outputs. */
-static void transpose_panel(void *arg, size_t part, int thread)
+/* One panel of the transpose (16 of m's inputs, over all its outputs), or two in bf16, where 32
+ * inputs are 16 words. */
+static void transpose_panels(void *arg, size_t part, int thread)
 {
     const struct transpose_job *j = arg;
-    const size_t size = element_size(j->m->element);
-    const size_t line = SIDE * size / 4; /* words of one k */
-    const uint32_t *from = (const uint32_t *)j->m->data + part * SIDE * line;
-    uint32_t *to = (uint32_t *)j->t->data + part * j->t->k_padded * line;
+    const struct matrix *m = j->m, *t = j->t;
+    const size_t per_word = 4 / element_size(m->element), panel = part * per_word;
+    const size_t step = m->k_padded / per_word * SIDE; /* words of a panel of m, and of t */
+    const size_t t_step = t->k_padded / per_word * SIDE;
+    const uint32_t *from = (const uint32_t *)m->data + part * SIDE * SIDE;
+    uint32_t *to = (uint32_t *)t->data + panel * t_step;
     (void)thread;
-    for (size_t p = 0; p < j->m->n_panels; p++)
-        transpose_block(j, to + p * SIDE * line, from + p * j->m->k_padded * line);
+
+    for (size_t p = 0; p < m->n_panels; p++, from += step, to += SIDE / per_word * SIDE)
+        if (m->element == ELEMENT_F32)
+            j->math->transpose(to, SIDE, from, SIDE, SIDE, SIDE);
+        else
+            transpose_pairs(j->math, to, panel + 1 < t->n_panels ? to + t_step : NULL, from);
 }
 
 int matrix_transpose(struct matrix *t, const struct matrix *m, struct team *team)
 {
     struct transpose_job job = {t, m, vecmath_find(cpu_best_isa())};
+    const size_t per_word = 4 / element_size(m->element);
     if (matrix_create(t, m->element, m->k, m->n) != 0)
         return -1;
-    team_run(team, transpose_panel, &job, t->n_panels);
+    team_run(team, transpose_panels, &job, (t->n_panels + per_word - 1) / per_word);
     return 0;
 }

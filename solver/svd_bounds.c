@@ -312,12 +312,13 @@ static double shift(double c, double gap)
     return c <= gap ? (c == 0 ? 0 : c * (c / gap)) : c;
 }
 
-/* Relative error of sqrt(value) from an error of value; nothing is known when that is as large. */
+/* Relative error of sqrt(value) from an error of value. Shifts of that size do not just add: from a
+ * quarter on, nothing is claimed. */
 static double relative_error(double error, double value)
 {
     const double x = error / value;
 
-    return x < 1 ? 1 / sqrt(1 - x) - 1 : INFINITY;
+    return x < 0.25 ? 1 / sqrt(1 - x) - 1 : INFINITY;
 }
 
 struct couplings {

@@ -1,20 +1,5 @@
-/* X is W where it is tall and W^T where it is wide, [m, r] with m >= r, in both cases scaled by a
- * power of two to elements of at most 1. It is never held as a whole (but for p?gesvd): it is read
- * in batches of rows of X, once for the Gram matrix C = X^T X, once for the quotients.
- *
- * The second pass makes B = X Q^T, K = B^T B and O = Q Q^T (all on the grid). For exact
- * eigenvectors K would be diagonal and O the identity. The singular values of W are the square
- * roots of the eigenvalues of K - lambda O, and its couplings t_ij = K_ij - lambda_i O_ij say how
- * far they are from lambda_i = |b_i|^2 / |q_i|^2: a pair alone shifts lambda_i by t^2 / (d/2 +
- * sqrt(d^2/4 + t^2)),  d = |lambda_i - lambda_j|, t for equal values and t^2 / d for separate ones
- * (Parlett, The Symmetric Eigenvalue Problem, chapters 10 and 11). The bound is the sum over j,
- * with the factor 1/2 of the square root given away for the interplay of three and more, and what
- * rounding does to B: 2 u sigma_1 / sigma_i + (u |W|_F / sigma_i)^2 / 2, the part along b_i and the
- * part across, errors of single products taken as independent (Higham and Mary 2019). |t_i| is also
- * the norm of the residual W^T W q_i - lambda_i q_i.
- *
- * The precision asked for is that of the Gram matrix and its eigenvectors; what judges them is f64,
- * so that eigenvectors in f32 still give sigma_i up to the square of their errors. */
+/* Which steps a matrix goes through and in what precision, and the handing out of its factor; the
+ * steps themselves, with their mathematics, are in svd_grid_steps.c. */
 #include "solver/svd_grid.h"
 
 #include <math.h>
@@ -22,40 +7,13 @@
 #include <string.h>
 
 #include "mpi/error.h"
-#include "solver/grid.h"
+#include "solver/svd_grid_internal.h"
 
 enum { BATCH_ELEMENTS = 1 << 20 }; /* of a batch of X, at least this for each rank */
-/* p?gesvd's errors are below this times u sqrt(r) sigma_1; measured: up to half of it. */
-static const double gesvd_constant = 4;
-
-struct job {
-    struct grid grid;
-    struct grid_shape shape;
-    const struct svd_source *source;
-    const struct svd_options *options;
-    bool wide;
-    size_t m, r, batch; /* of X; rows of X in a batch */
-    double scale;       /* X = scale * W */
-    size_t n_rows_held; /* at least a block */
-    float *rows;        /* [n_rows_held, source->n_columns] */
-};
-
-/* One attempt's result; the vectors are in the order of z's columns. */
-struct outcome {
-    struct grid_matrix z;  /* f64 [r, r], a column for each singular vector */
-    double *sigma, *norms; /* [r] of X; |q_i| */
-    double bound, orthogonality, residual;
-    bool trustworthy; /* meets the contract */
-};
 
 bool svd_grid_has_elpa(void)
 {
     return grid_elpa_built();
-}
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
 }
 
 static size_t batch_rows(size_t m, size_t r, struct grid_shape shape)
@@ -65,7 +23,7 @@ static size_t batch_rows(size_t m, size_t r, struct grid_shape shape)
     size_t rows = p * BATCH_ELEMENTS / r;
 
     rows = rows > r ? rows : r;
-    return least(m, (rows + step - 1) / step * step);
+    return svd_grid_least(m, (rows + step - 1) / step * step);
 }
 
 /* Rows of W read at a time. */
@@ -75,233 +33,9 @@ static size_t rows_held(size_t n_columns, struct grid_shape shape)
     return block > some ? block : some;
 }
 
-/* ---- reading ---- */
-
-/* The largest element of scale * W, and the sum of the squares: rank k of p reads every p-th run of
- * rows. Collective. */
-static int scan(const struct job *job, double scale, double *largest, double *sum)
-{
-    const struct svd_source *s = job->source;
-    const size_t block = job->n_rows_held, p = (size_t)job->grid.comm.size;
-    int rc = 0;
-
-    *largest = *sum = 0;
-    for (size_t i = block * (size_t)job->grid.comm.rank; i < s->n_rows && !rc; i += block * p) {
-        const size_t n = least(block, s->n_rows - i);
-        rc = s->read(s->context, i, n, job->rows);
-        for (size_t k = 0; k < n * s->n_columns && !rc; k++) {
-            const double x = fabs((double)job->rows[k]) * scale;
-            *largest = x > *largest ? x : *largest;
-            *sum += x * x;
-        }
-    }
-    if ((rc = comm_agree(&job->grid.comm, rc)))
-        return rc;
-    MPI_Allreduce(MPI_IN_PLACE, largest, 1, MPI_DOUBLE, MPI_MAX, job->grid.comm.handle);
-    grid_sum(&job->grid, sum, 1);
-    return 0;
-}
-
-static inline void set(struct grid_matrix *x, size_t i, double value)
-{
-    if (x->f64)
-        ((double *)x->data)[i] = value;
-    else
-        ((float *)x->data)[i] = (float)value;
-}
-
-/* Rows [first, first + x->n_rows) of X. Not collective. */
-static int fill(const struct job *job, size_t first, struct grid_matrix *x)
-{
-    const struct grid *g = &job->grid;
-    const struct svd_source *s = job->source;
-    const size_t rows = x->local_rows, columns = x->local_columns, width = s->n_columns;
-    const size_t n_read = job->wide ? columns : rows; /* W's rows in this rank's part */
-
-    if (rows == 0 || columns == 0)
-        return 0;
-    for (size_t i = 0; i < n_read; i += (size_t)g->block) {
-        const size_t n = least((size_t)g->block, n_read - i);
-        const size_t at = job->wide ? grid_global(i, g->block, g->column, g->n_columns)
-                                    : first + grid_global(i, g->block, g->row, g->n_rows);
-        if (s->read(s->context, at, n, job->rows) != 0)
-            return -1;
-        if (job->wide) {
-            for (size_t l = 0; l < rows; l += (size_t)g->block) {
-                const size_t run = least((size_t)g->block, rows - l);
-                const float *from = job->rows + first + grid_global(l, g->block, g->row, g->n_rows);
-                for (size_t k = 0; k < n; k++)
-                    for (size_t t = 0; t < run; t++)
-                        set(x, (i + k) * rows + l + t, job->scale * (double)from[k * width + t]);
-            }
-        } else {
-            for (size_t l = 0; l < columns; l++) {
-                const size_t column = grid_global(l, g->block, g->column, g->n_columns);
-                for (size_t k = 0; k < n; k++)
-                    set(x, l * rows + i + k, job->scale * (double)job->rows[k * width + column]);
-            }
-        }
-    }
-    return 0;
-}
-
-/* ---- the steps; all collective ---- */
-
-/* The lower triangle of c = X^T X. */
-static int make_gram(const struct job *job, struct grid_matrix *c)
-{
-    struct grid_matrix x = {0};
-    int rc =
-        comm_agree(&job->grid.comm, grid_matrix_create(&x, &job->grid, job->batch, job->r, c->f64));
-
-    for (size_t i = 0; i < job->m && !rc; i += job->batch) {
-        struct grid_matrix part = grid_matrix_head(&x, least(job->batch, job->m - i));
-        if (!(rc = comm_agree(&job->grid.comm, fill(job, i, &part))))
-            grid_gram(&part, i > 0, c);
-    }
-    grid_matrix_free(&x);
-    return rc;
-}
-
-/* Adds the squares of the local elements to sums [n_columns]. */
-static void add_squares(const struct grid_matrix *a, double *sums)
-{
-    const struct grid *g = a->grid;
-
-    for (size_t j = 0; j < a->local_columns; j++) {
-        double sum = 0;
-        for (size_t i = 0; i < a->local_rows; i++) {
-            const double x = grid_element(a, j * a->local_rows + i);
-            sum += x * x;
-        }
-        sums[grid_global(j, g->block, g->column, g->n_columns)] += sum;
-    }
-}
-
-/* squares[i] = |X z_i|^2, and the lower triangle of couplings = (X Z)^T X Z. */
-static int make_couplings(const struct job *job, const struct grid_matrix *z, double *squares,
-                          struct grid_matrix *couplings)
-{
-    struct grid_matrix x = {0}, b = {0};
-    int rc = grid_matrix_create(&x, &job->grid, job->batch, job->r, true);
-
-    if (!rc)
-        rc = grid_matrix_create(&b, &job->grid, job->batch, job->r, true);
-    rc = comm_agree(&job->grid.comm, rc);
-    memset(squares, 0, job->r * sizeof *squares);
-    for (size_t i = 0; i < job->m && !rc; i += job->batch) {
-        const size_t n = least(job->batch, job->m - i);
-        struct grid_matrix x_part = grid_matrix_head(&x, n), b_part = grid_matrix_head(&b, n);
-        if (!(rc = comm_agree(&job->grid.comm, fill(job, i, &x_part)))) {
-            grid_product(&x_part, z, &b_part);
-            add_squares(&b_part, squares);
-            grid_gram(&b_part, i > 0, couplings);
-        }
-    }
-    if (!rc)
-        grid_sum(&job->grid, squares, job->r);
-    grid_matrix_free(&x);
-    grid_matrix_free(&b);
-    return rc;
-}
-
-/* What a pair of approximate eigenvalues at this distance is shifted by the coupling t. */
-static double pair_shift(double distance, double t)
-{
-    const double half = fabs(distance) / 2, root = sqrt(half * half + t * t);
-    return t == 0 ? 0 : t * t / (half + root);
-}
-
-/* shifts[i], residuals[i] (squared) and deviation (largest of |O - I|) from this rank's part of the
- * lower triangles. */
-static void measure(const struct grid_matrix *couplings, const struct grid_matrix *products,
-                    const double *lambda, double *shifts, double *residuals, double *deviation)
-{
-    const struct grid *g = couplings->grid;
-    const size_t rows = couplings->local_rows;
-
-    for (size_t l = 0; l < couplings->local_columns; l++) {
-        const size_t j = grid_global(l, g->block, g->column, g->n_columns);
-        for (size_t k = 0; k < rows; k++) {
-            const size_t i = grid_global(k, g->block, g->row, g->n_rows);
-            if (i < j)
-                continue;
-            const double coupling = grid_element(couplings, l * rows + k);
-            const double product = grid_element(products, l * rows + k);
-            const double off = fabs(product - (i == j));
-            const double ti = coupling - lambda[i] * product, tj = coupling - lambda[j] * product;
-            *deviation = off > *deviation || isnan(off) ? off : *deviation;
-            if (i == j)
-                continue;
-            shifts[i] += pair_shift(lambda[i] - lambda[j], ti);
-            shifts[j] += pair_shift(lambda[i] - lambda[j], tj);
-            residuals[i] += ti * ti;
-            residuals[j] += tj * tj;
-        }
-    }
-}
-
-/* Fills o->norms, the quotients (o->sigma, but those of `gesvd` stay) and the checks from o->z. `u`
- * is the unit roundoff of the solve. */
-static int judge(const struct job *job, bool gesvd, double u, struct outcome *o)
-{
-    const size_t r = job->r;
-    struct grid_matrix couplings = {0}, products = {0};
-    double *v = calloc(4 * r, sizeof *v), deviation = 0, first = 0, frobenius = 0;
-    double *squares = v, *lambda = v + r, *shifts = v + 2 * r, *residuals = v + 3 * r;
-    int rc = v ? 0 : error_set("no memory for %zu singular values", r);
-
-    if (!rc)
-        rc = grid_matrix_create(&couplings, &job->grid, r, r, true);
-    if ((rc = comm_agree(&job->grid.comm, rc)) ||
-        (rc = make_couplings(job, &o->z, squares, &couplings)))
-        goto done;
-    rc = grid_matrix_create(&products, &job->grid, r, r, true);
-    if ((rc = comm_agree(&job->grid.comm, rc)))
-        goto done;
-    grid_gram(&o->z, 0, &products);
-    memset(o->norms, 0, r * sizeof *o->norms);
-    add_squares(&o->z, o->norms);
-    grid_sum(&job->grid, o->norms, r);
-    for (size_t i = 0; i < r; i++) {
-        frobenius += squares[i];
-        const double quotient = o->norms[i] > 0 ? squares[i] / o->norms[i] : 0;
-        o->norms[i] = sqrt(o->norms[i]);
-        if (!gesvd)
-            o->sigma[i] = sqrt(quotient);
-        lambda[i] = gesvd ? o->sigma[i] * o->sigma[i] : quotient;
-        first = o->sigma[i] > first ? o->sigma[i] : first;
-    }
-    measure(&couplings, &products, lambda, shifts, residuals, &deviation);
-    grid_sum(&job->grid, shifts, 2 * r);
-    MPI_Allreduce(MPI_IN_PLACE, &deviation, 1, MPI_DOUBLE, MPI_MAX, job->grid.comm.handle);
-
-    o->orthogonality = deviation;
-    o->residual = o->bound = 0;
-    const double floor = first * (double)r * 0x1p-52;
-    for (size_t i = 0; i < r; i++) {
-        const double diagonal = squares[i] - lambda[i] * o->norms[i] * o->norms[i];
-        const double residual = sqrt(residuals[i] + diagonal * diagonal) / (first * first);
-        o->residual = residual > o->residual || isnan(residual) ? residual : o->residual;
-        if (o->sigma[i] <= floor)
-            continue;
-        const double ratio = first / o->sigma[i], across = 0x1p-107 * frobenius / lambda[i];
-        const double bound = gesvd ? gesvd_constant * sqrt((double)r) * u * ratio
-                                   : shifts[i] / lambda[i] + 0x1p-52 * ratio + across;
-        o->bound = bound > o->bound || isnan(bound) ? bound : o->bound;
-    }
-    const double limit = 64 * u * sqrt((double)r);
-    o->trustworthy = o->orthogonality <= limit && o->residual <= limit && first > 0;
-done:
-    grid_matrix_free(&couplings);
-    grid_matrix_free(&products);
-    free(v);
-    return rc;
-}
-
 /* Eigenvectors of the Gram matrix into z; c [r, r] is scratch. ELPA in one stage: on generic
  * kernels (Debian's) the second does not pay on few ranks. */
-static int solve_gram(const struct job *job, enum svd_method method, struct grid_matrix *c,
+static int solve_gram(const struct svd_grid_job *job, enum svd_method method, struct grid_matrix *c,
                       struct grid_matrix *z, double *values)
 {
     const enum grid_eigen solvers[2] = {
@@ -311,22 +45,21 @@ static int solve_gram(const struct job *job, enum svd_method method, struct grid
     int rc = GRID_UNSOLVED;
 
     for (int k = 0; k < 2 && rc == GRID_UNSOLVED; k++) {
-        if ((rc = make_gram(job, c)))
+        if ((rc = svd_grid_gram(job, c)))
             return rc;
         rc = grid_eigen_solve(solvers[k], c, z, values);
     }
     return rc;
 }
 
-static int solve_gesvd(const struct job *job, struct grid_matrix *vt, struct grid_matrix *z,
-                       double *sigma)
+static int solve_gesvd(const struct svd_grid_job *job, struct grid_matrix *vt,
+                       struct grid_matrix *z, double *sigma)
 {
     struct grid_matrix x = {0};
     int rc = grid_matrix_create(&x, &job->grid, job->m, job->r, z->f64);
 
-    if (!rc)
-        rc = fill(job, 0, &x);
-    if (!(rc = comm_agree(&job->grid.comm, rc)) && !(rc = grid_gesvd(&x, sigma, vt)))
+    if (!(rc = comm_agree(&job->grid.comm, rc)) && !(rc = svd_grid_fill(job, 0, &x)) &&
+        !(rc = grid_gesvd(&x, sigma, vt)))
         grid_transpose(vt, z);
     grid_matrix_free(&x);
     return rc;
@@ -345,20 +78,20 @@ static int widen(const struct grid_matrix *z, const double *norms, struct grid_m
         const size_t column = grid_global(j, g->block, g->column, g->n_columns);
         for (size_t i = 0; i < rows; i++) {
             const double x = grid_element(z, j * rows + i);
-            set(wide, j * rows + i, norms ? (float)(x / norms[column]) : x);
+            svd_grid_set(wide, j * rows + i, norms ? (float)(x / norms[column]) : x);
         }
     }
     return 0;
 }
 
-static int outcome_create(struct outcome *o, size_t r)
+static int outcome_create(struct svd_grid_outcome *o, size_t r)
 {
     o->sigma = calloc(r, sizeof *o->sigma);
     o->norms = calloc(r, sizeof *o->norms);
     return o->sigma && o->norms ? 0 : error_set("no memory for %zu singular values", r);
 }
 
-static void outcome_free(struct outcome *o)
+static void outcome_free(struct svd_grid_outcome *o)
 {
     grid_matrix_free(&o->z);
     free(o->sigma);
@@ -367,7 +100,8 @@ static void outcome_free(struct outcome *o)
 }
 
 /* 0, -1, or GRID_UNSOLVED. *o is what is left by the attempt, to be freed. */
-static int attempt(const struct job *job, enum svd_method method, bool f64, struct outcome *o)
+static int attempt(const struct svd_grid_job *job, enum svd_method method, bool f64,
+                   struct svd_grid_outcome *o)
 {
     const bool gesvd = method == SVD_GESVD;
     struct grid_matrix c = {0}, z = {0};
@@ -390,7 +124,7 @@ static int attempt(const struct job *job, enum svd_method method, bool f64, stru
         goto done;
     }
     grid_matrix_free(&z);
-    rc = judge(job, gesvd, f64 ? 0x1p-53 : 0x1p-24, o);
+    rc = svd_grid_judge(job, gesvd, f64 ? 0x1p-53 : 0x1p-24, o);
 done:
     grid_matrix_free(&c);
     grid_matrix_free(&z);
@@ -398,7 +132,8 @@ done:
 }
 
 /* Steps down the list until one meets the tolerance and the contract. */
-static int solve(const struct job *job, struct outcome *o, struct svd_report *report)
+static int solve(const struct svd_grid_job *job, struct svd_grid_outcome *o,
+                 struct svd_report *report)
 {
     const struct svd_options *options = job->options;
     const enum svd_method method = options->method;
@@ -450,19 +185,23 @@ static int solve(const struct job *job, struct outcome *o, struct svd_report *re
 }
 
 /* The factor as it is handed out, rounded to f32. */
-static int check_in_full(const struct job *job, const struct outcome *o, struct svd_report *report)
+static int check_in_full(const struct svd_grid_job *job, const struct svd_grid_outcome *o,
+                         struct svd_report *report)
 {
-    struct outcome rounded = {0};
+    struct svd_grid_outcome rounded = {0};
     int rc = comm_agree(&job->grid.comm, outcome_create(&rounded, job->r));
 
     if (rc || (rc = widen(&o->z, o->norms, &rounded.z)))
         goto done;
     memcpy(rounded.sigma, o->sigma, job->r * sizeof *o->sigma);
-    if ((rc = judge(job, true, 0x1p-24, &rounded)))
+    if ((rc = svd_grid_judge(job, true, 0x1p-24, &rounded)))
         goto done;
     report->checked_in_full = true;
     report->orthogonality = rounded.orthogonality;
     report->residual = rounded.residual;
+    if (!rounded.trustworthy)
+        rc = error_set("%s: the factor does not meet the contract: orthogonality %g, residual %g",
+                       job->source->name, rounded.orthogonality, rounded.residual);
 done:
     outcome_free(&rounded);
     return rc;
@@ -489,12 +228,13 @@ typedef int take_rows(void *context, size_t first, size_t n, const float *rows);
 static size_t chunk_rows(size_t r)
 {
     const size_t n = ((size_t)1 << 20) / r;
-    return least(r, n < 16 ? 16 : n > 1024 ? 1024 : n);
+    return svd_grid_least(r, n < 16 ? 16 : n > 1024 ? 1024 : n);
 }
 
 /* Rows [first, first + n) of the factor, on rank 0. packed and received hold [n, r]. */
-static void gather_rows(const struct job *job, const struct outcome *o, const struct place *order,
-                        size_t n, int *counts, float *packed, float *received, float *rows)
+static void gather_rows(const struct svd_grid_job *job, const struct svd_grid_outcome *o,
+                        const struct place *order, size_t n, int *counts, float *packed,
+                        float *received, float *rows)
 {
     const struct grid *g = &job->grid;
     const int size = g->comm.size;
@@ -535,8 +275,8 @@ static void gather_rows(const struct job *job, const struct outcome *o, const st
     }
 }
 
-static int hand_out(const struct job *job, const struct outcome *o, double *sigma, take_rows *take,
-                    void *context)
+static int hand_out(const struct svd_grid_job *job, const struct svd_grid_outcome *o, double *sigma,
+                    take_rows *take, void *context)
 {
     const size_t r = job->r, chunk = chunk_rows(r);
     const bool root = job->grid.comm.rank == 0;
@@ -557,7 +297,7 @@ static int hand_out(const struct job *job, const struct outcome *o, double *sigm
     for (size_t i = 0; i < r && root; i++)
         sigma[i] = order[i].sigma / job->scale;
     for (size_t i = 0; i < r && !rc; i += chunk) {
-        const size_t n = least(chunk, r - i);
+        const size_t n = svd_grid_least(chunk, r - i);
         gather_rows(job, o, order + i, n, counts, packed, received, rows);
         rc = comm_agree(&job->grid.comm, root ? take(context, i, n, rows) : 0);
     }
@@ -571,8 +311,8 @@ done:
 }
 
 /* Zero matrices, and those of one row or column: the factor is the identity. */
-static int hand_out_identity(const struct job *job, double norm, double *sigma, take_rows *take,
-                             void *context)
+static int hand_out_identity(const struct svd_grid_job *job, double norm, double *sigma,
+                             take_rows *take, void *context)
 {
     int rc = 0;
 
@@ -594,11 +334,11 @@ static int hand_out_identity(const struct job *job, double norm, double *sigma, 
 /* ---- the whole ---- */
 
 /* By the ranks of the grid. */
-static int decompose(struct job *job, double *sigma, take_rows *take, void *context,
+static int decompose(struct svd_grid_job *job, double *sigma, take_rows *take, void *context,
                      struct svd_report *report)
 {
     const struct svd_source *s = job->source;
-    struct outcome o = {0};
+    struct svd_grid_outcome o = {0};
     double largest, sum;
     int exponent = 0;
     int rc = 0;
@@ -607,12 +347,12 @@ static int decompose(struct job *job, double *sigma, take_rows *take, void *cont
     job->rows = malloc(job->n_rows_held * s->n_columns * sizeof *job->rows);
     if (!job->rows)
         rc = error_set("no memory for %zu rows of %s", job->n_rows_held, s->name);
-    if ((rc = comm_agree(&job->grid.comm, rc)) || (rc = scan(job, 1, &largest, &sum)))
+    if ((rc = comm_agree(&job->grid.comm, rc)) || (rc = svd_grid_scan(job, 1, &largest, &sum)))
         goto done;
     frexp(largest, &exponent);
     job->scale = largest > 0 ? ldexp(1, -exponent) : 1;
     if (largest == 0 || job->r == 1) {
-        if ((rc = scan(job, job->scale, &largest, &sum)))
+        if ((rc = svd_grid_scan(job, job->scale, &largest, &sum)))
             goto done;
         report->precision =
             job->options->precision == SVD_F32 ? SVD_F32 : SVD_F64; /* exact in both */
@@ -654,7 +394,7 @@ int svd_grid_solve(MPI_Comm comm, const struct svd_source *source,
                    struct svd_report *report)
 {
     const double start = MPI_Wtime();
-    struct job job = {.source = source, .options = options};
+    struct svd_grid_job job = {.source = source, .options = options};
     MPI_Comm active = MPI_COMM_NULL;
     int rank, size, rc = 0;
 

@@ -268,7 +268,7 @@ int main(int argc, char **argv)
     b.results = allocate(MOST_ROWS * sizeof *b.results);
     b.forward = allocate(MOST_ROWS * sizeof *b.forward);
     for (size_t r = 0; r < MOST_ROWS; r++)
-        b.terms[r] = (struct head_term){(int32_t)r, 1, 0.1f};
+        b.terms[r] = (struct head_term){(int32_t)r, 1, 0.1f, 0};
     engine_train_cpu.to_elements(&b.e, b.x0, 2 * FFN, b.wide2, 2 * FFN, MOST_ROWS, HIDDEN);
     b.a = (struct attention_layer){.n_heads = HEADS,
                                    .n_kv_heads = KV_HEADS,

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "mpi/comm.h"
 #include "mpi/error.h"
@@ -188,6 +189,11 @@ int main(int argc, char **argv)
         }
         free(a.w);
     }
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    if (comm.rank == 0)
+        printf("rank 0 used %.0f MiB at its peak, the matrix among it\n",
+               (double)usage.ru_maxrss * 0x1p-10);
     comm_finish(&comm);
     return 0;
 }

@@ -113,18 +113,29 @@ static inline void reference_set(struct reference *f, const double *e)
             reference_move(f, k, i, e[f->first[k] + i] - f->e[f->first[k] + i]);
 }
 
+/* Eight sums at a time, for the compiler's sake. */
+static inline double reference_dot(const double *x, const double *y, size_t n)
+{
+    double part[8] = {0}, sum = 0;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (size_t k = 0; k < 8; k++)
+            part[k] += x[i + k] * y[i + k];
+    for (; i < n; i++)
+        sum += x[i] * y[i];
+    for (size_t k = 0; k < 8; k++)
+        sum += part[k];
+    return sum;
+}
+
 static inline void reference_product(const struct reference *f, size_t layer, enum projection p,
                                      const double *x, double *y)
 {
     const size_t at = layer * PROJECTION_COUNT + p;
     const size_t n_out = model_outputs(f->model, p);
     const size_t n_in = model_group_inputs(f->model, projection_group(p));
-    for (size_t a = 0; a < n_out; a++) {
-        double sum = f->bias[at] ? f->bias[at][a] : 0;
-        for (size_t b = 0; b < n_in; b++)
-            sum += f->w[at][a * n_in + b] * x[b];
-        y[a] = sum;
-    }
+    for (size_t a = 0; a < n_out; a++)
+        y[a] = (f->bias[at] ? f->bias[at][a] : 0) + reference_dot(f->w[at] + a * n_in, x, n_in);
 }
 
 static inline void reference_norm(const float *weight, double eps, const double *h, size_t n,
@@ -216,12 +227,8 @@ static inline void reference_logits(const struct reference *f, const int32_t *id
     }
     for (size_t t = 0; t < n; t++) {
         reference_norm(f->model->final_norm, c->rms_norm_eps, h + t * hidden, hidden, x);
-        for (size_t o = 0; o < c->vocab_size; o++) {
-            double sum = 0;
-            for (size_t i = 0; i < hidden; i++)
-                sum += f->head[o * hidden + i] * x[i];
-            logits[t * c->vocab_size + o] = sum;
-        }
+        for (size_t o = 0; o < c->vocab_size; o++)
+            logits[t * c->vocab_size + o] = reference_dot(f->head + o * hidden, x, hidden);
     }
     free(h);
     free(x);

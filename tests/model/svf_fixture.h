@@ -42,6 +42,9 @@ extern void dsyevd_(const char *jobz, const char *uplo, const int *n, double *a,
                     double *w, double *work, const int *lwork, int *iwork, const int *liwork,
                     int *info, size_t, size_t);
 
+/* OpenBLAS: its threads spin between calls. */
+extern void openblas_set_num_threads(int n);
+
 static inline void svf_decompose(const struct module *m, const float *w, float *q, double *sigma)
 {
     const bool wide = m->n_rows < m->n_columns;
@@ -55,6 +58,7 @@ static inline void svf_decompose(const struct module *m, const float *w, float *
     const int n = (int)r, lwork = 1 + 6 * n + 2 * n * n, liwork = 3 + 5 * n;
     double *work = malloc((size_t)lwork * sizeof *work);
     int *iwork = malloc((size_t)liwork * sizeof *iwork), info = 0;
+    openblas_set_num_threads(1);
     dsyevd_("V", "U", &n, c, &n, values, work, &lwork, iwork, &liwork, &info, 1, 1);
     assert_int_equal(info, 0);
     for (size_t i = 0; i < r; i++) {
@@ -159,8 +163,8 @@ static inline struct adapter *svf_fixture_adapter(struct svf_fixture *s, struct 
                                                   enum svf_parametrisation parametrisation,
                                                   bool with_backward)
 {
-    const struct svf_source source = {s, svf_fixture_weights, svf_fixture_factor,
-                                      svf_fixture_sigma};
+    const struct svf_source source = {s, svf_fixture_weights, svf_fixture_factor, svf_fixture_sigma,
+                                      NULL};
     struct adapter *adapter = adapter_svf_build(model, &source, s->modules, s->n_modules,
                                                 parametrisation, with_backward, 17);
     if (!adapter)

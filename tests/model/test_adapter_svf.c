@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -42,12 +43,17 @@ static double largest_difference(const float *a, const float *b, size_t n)
 static void unit_z_is_the_base_model_up_to_rounding(void **state)
 {
     (void)state;
-    static const char *const names[] = {"llama", "qwen2", "qwen3", "llama-bias", "llama-odd",
-                                        "llama-head-dim-24", "mistral-window"};
-    static const unsigned masks[] = {
-        SVF_ALL, SVF_MLP, SVF_QV, 1 << PROJECTION_K, 1 << PROJECTION_Q | 1 << PROJECTION_K,
-        1 << PROJECTION_K | 1 << PROJECTION_V, 1 << PROJECTION_UP | 1 << PROJECTION_O,
-        1 << PROJECTION_GATE | 1 << PROJECTION_DOWN};
+    static const char *const names[] = {"llama",         "qwen2",     "qwen3",
+                                        "llama-bias",    "llama-odd", "llama-head-dim-24",
+                                        "mistral-window"};
+    static const unsigned masks[] = {SVF_ALL,
+                                     SVF_MLP,
+                                     SVF_QV,
+                                     1 << PROJECTION_K,
+                                     1 << PROJECTION_Q | 1 << PROJECTION_K,
+                                     1 << PROJECTION_K | 1 << PROJECTION_V,
+                                     1 << PROJECTION_UP | 1 << PROJECTION_O,
+                                     1 << PROJECTION_GATE | 1 << PROJECTION_DOWN};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         for (size_t k = 0; k < sizeof masks / sizeof *masks; k++) {
             struct svf_fixture s = svf_fixture_open(names[i], masks[k], k % 2);
@@ -78,8 +84,8 @@ static void a_site_is_its_definition(void **state)
     for (int sigmoid = 0; sigmoid <= 1; sigmoid++) {
         struct svf_fixture s = svf_fixture_open("llama-odd", SVF_ALL, 0);
         struct model *model = svf_fixture_load(&s, ELEMENT_F32, cpu_best_isa(), 1);
-        struct adapter *adapter = svf_fixture_adapter(
-            &s, model, sigmoid ? SVF_SIGMOID : SVF_DIRECT, true);
+        struct adapter *adapter =
+            svf_fixture_adapter(&s, model, sigmoid ? SVF_SIGMOID : SVF_DIRECT, true);
         const struct engine *e = &model->engine;
         float *p = svf_fixture_parameters(adapter, 0.3f);
         float *gradient = calloc(adapter->n_parameters, sizeof *gradient);
@@ -213,7 +219,8 @@ static void logits_have_the_same_bits_in_any_chunks_and_threads(void **state)
         }
 }
 
-/* ---- through the scheduler -------------------------------------------------------------------- */
+/* ---- through the scheduler --------------------------------------------------------------------
+ */
 
 enum { N_REQUESTS = 12, MAX_NEW = 6 };
 
@@ -302,7 +309,8 @@ static void answers_with_an_adapter_do_not_depend_on_batch_chunk_sharing_or_thre
     }
 }
 
-/* ---- the rest --------------------------------------------------------------------------------- */
+/* ---- the rest ---------------------------------------------------------------------------------
+ */
 
 static void a_model_without_its_adapter_says_what_is_missing(void **state)
 {
@@ -347,6 +355,72 @@ static void sigmoid_starts_where_table_6_says_whatever_else_is_chosen(void **sta
     svf_fixture_close(&some);
 }
 
+/* By way of a factor file: the same bits as from memory. */
+static void an_adapter_from_a_factor_file_is_the_same(void **state)
+{
+    (void)state;
+    struct svf_fixture s = svf_fixture_open("llama", SVF_MLP | SVF_QV, 0);
+    char folder[] = "/tmp/t2_adapter_XXXXXX", path[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/factors.h5", folder);
+    const struct factors_origin origin = {
+        .identity = "0123456789012345678901234567890123456789012345678901234567890123",
+        .architecture = "llama",
+        .model = "llama",
+        .options = "test",
+        .command_line = "test",
+        .cpu = "test",
+        .n_ranks = 1};
+    for (size_t i = 0; i < s.n_modules; i++) {
+        const struct factors_matrix m = {
+            .module = s.modules[i],
+            .source_type = TENSOR_BF16,
+            .report = {.wide = s.modules[i].n_rows < s.modules[i].n_columns,
+                       .method = SVD_LAPACK,
+                       .precision = SVD_F64},
+            .sigma = s.sigma[i],
+            .factor = s.factors[i]};
+        if (factors_write_part(path, &origin, FACTORS_F32, &m) != 0)
+            fail_msg("%s", error_message());
+    }
+    if (factors_merge(path, &origin, FACTORS_F32, s.modules, s.n_modules) != 0)
+        fail_msg("%s", error_message());
+    struct factors *factors = factors_open(path);
+    if (!factors)
+        fail_msg("%s", error_message());
+    struct model *models[2];
+    struct adapter *adapters[2];
+    float *logits[2];
+    for (int i = 0; i < 2; i++) {
+        models[i] = svf_fixture_load(&s, ELEMENT_F32, cpu_best_isa(), 2);
+        adapters[i] = i ? adapter_svf_create(models[i], s.ck, factors, s.modules, s.n_modules,
+                                             SVF_SIGMOID, true, 17)
+                        : svf_fixture_adapter(&s, models[i], SVF_SIGMOID, true);
+        if (!adapters[i])
+            fail_msg("%s", error_message());
+        model_attach(models[i], adapters[i], adapters[i]->parameters);
+        logits[i] = logits_of(models[i], 512);
+    }
+    assert_memory_equal(logits[0], logits[1], N_TOKENS * s.config->vocab_size * sizeof(float));
+    /* and one that the file does not have */
+    struct svf_fixture all = svf_fixture_open("llama", SVF_ALL, 0);
+    struct model *model = svf_fixture_load(&all, ELEMENT_F32, cpu_best_isa(), 1);
+    assert_null(adapter_svf_create(model, all.ck, factors, all.modules, all.n_modules, SVF_DIRECT,
+                                   false, 0));
+    assert_non_null(strstr(error_message(), "/layers/00/self_attn.k_proj"));
+    model_free(model);
+    svf_fixture_close(&all);
+    for (int i = 0; i < 2; i++) {
+        free(logits[i]);
+        model_free(models[i]);
+        adapter_free(adapters[i]);
+    }
+    factors_close(factors);
+    unlink(path);
+    rmdir(folder);
+    svf_fixture_close(&s);
+}
+
 static void base_weights_are_given_up_where_they_are_replaced(void **state)
 {
     (void)state;
@@ -377,6 +451,7 @@ int main(void)
         cmocka_unit_test(answers_with_an_adapter_do_not_depend_on_batch_chunk_sharing_or_threads),
         cmocka_unit_test(a_model_without_its_adapter_says_what_is_missing),
         cmocka_unit_test(sigmoid_starts_where_table_6_says_whatever_else_is_chosen),
+        cmocka_unit_test(an_adapter_from_a_factor_file_is_the_same),
         cmocka_unit_test(base_weights_are_given_up_where_they_are_replaced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,12 +6,13 @@
 #include <cmocka.h>
 
 #include "model/pass_internal.h"
+#include "tests/model/gradient_fixture.h"
 #include "tests/model/reference_decoder.h"
 #include "tests/model/run_logits.h"
 #include "tests/model/svf_fixture.h"
 
 /* Four sequences that share prefixes of several lengths, one of them twice. */
-enum { N_SEQUENCES = 4, LENGTH = 22, N_TERMS = 7, MAX_ROWS = 128, KL0 = 0 };
+enum { N_SEQUENCES = 4, LENGTH = 22, N_TERMS = 7, MAX_ROWS = 128 };
 
 struct work {
     int32_t tokens[N_SEQUENCES][LENGTH];
@@ -27,8 +28,8 @@ static struct work some_work(size_t vocab, bool kl)
     for (size_t s = 0; s < N_SEQUENCES; s++)
         for (size_t i = 0; i < LENGTH; i++) {
             state = state * 1664525u + 1013904223u;
-            w.tokens[s][i] = s > 0 && i < shared[s] ? w.tokens[s - 1][i]
-                                                    : (int32_t)((state >> 8) % vocab);
+            w.tokens[s][i] =
+                s > 0 && i < shared[s] ? w.tokens[s - 1][i] : (int32_t)((state >> 8) % vocab);
         }
     for (size_t i = 0; i < N_TERMS; i++) {
         state = state * 1664525u + 1013904223u;
@@ -36,7 +37,7 @@ static struct work some_work(size_t vocab, bool kl)
         w.terms[i] = (struct head_term){.target = (int32_t)((state >> 8) % vocab),
                                         .weight = i % 3 ? 0.7f : -0.4f,
                                         .kl_weight = kl ? 0.3f : 0,
-                                        .kl0_weight = KL0 && kl && i % 2 ? 0.2f : 0};
+                                        .kl0_weight = kl && i % 2 ? 0.2f : 0};
     }
     return w;
 }
@@ -144,7 +145,8 @@ static void setting_free(struct setting *t)
     svf_fixture_close(&t->svf);
 }
 
-/* ---- forward ---------------------------------------------------------------------------------- */
+/* ---- forward ----------------------------------------------------------------------------------
+ */
 
 static void heads_have_the_bits_of_forward_head(void **state)
 {
@@ -213,15 +215,72 @@ static void appended_tokens_are_those_of_a_fresh_pass(void **state)
                 compare(&t, whole, grown, &w, false);
             else {
                 struct head_term_result a[N_TERMS], b[N_TERMS];
-                assert_int_equal(
-                    pass_backward(whole, NULL, w.places, w.terms, N_TERMS, NULL, a), 0);
-                assert_int_equal(
-                    pass_backward(grown, NULL, w.places, w.terms, N_TERMS, NULL, b), 0);
+                assert_int_equal(pass_backward(whole, NULL, w.places, w.terms, N_TERMS, NULL, a),
+                                 0);
+                assert_int_equal(pass_backward(grown, NULL, w.places, w.terms, N_TERMS, NULL, b),
+                                 0);
                 assert_memory_equal(a, b, sizeof a);
             }
             pass_free(whole);
             pass_free(grown);
         }
+        setting_free(&t);
+    }
+}
+
+/* Pages hold 64 positions: prefixes that end at a page's end, inside one, and in a copy of one. */
+static void sequences_share_pages_and_parts_of_pages(void **state)
+{
+    (void)state;
+    enum { N = 6, LONG = 150 };
+    static const size_t shared[N] = {0, 64, 100, 128, 139, 150};
+    for (int element = ELEMENT_F32; element <= ELEMENT_BF16; element++) {
+        struct setting t = setting_create("qwen2-window", SVF_MLP | SVF_QV, 0,
+                                          (enum element)element, 2, SVF_DIRECT);
+        const size_t vocab = t.model->config.vocab_size, ld = round_up(vocab, 16);
+        const struct pass_options options = {600, false, false};
+        struct pass *pass = pass_create(t.model, t.adapter, &options);
+        float *expected = malloc((LONG + 20) * vocab * sizeof *expected);
+        float *logits = aligned_alloc(64, (LONG + 20) * ld * sizeof *logits);
+        static int32_t tokens[N][LONG + 20];
+        struct pass_place places[LONG + 20];
+        struct head_result results[LONG + 20];
+        uint32_t noise = 77;
+        size_t sequence, rows = 0;
+        assert_non_null(pass);
+        pass_reset(pass, t.parameters);
+        for (size_t s = 0; s < N; s++) {
+            for (size_t i = 0; i < LONG + 20; i++) {
+                noise = noise * 1664525u + 1013904223u;
+                tokens[s][i] =
+                    s > 0 && i < shared[s] ? tokens[s - 1][i] : (int32_t)((noise >> 8) % vocab);
+            }
+            assert_int_equal(pass_add(pass, tokens[s], LONG, &sequence), 0);
+            rows += LONG - shared[s];
+            if (s == 3)
+                run(pass);
+        }
+        assert_int_equal(pass_n_rows(pass), rows);
+        for (size_t i = LONG; i < LONG + 20; i++) {
+            for (size_t s = 0; s < N; s++)
+                assert_int_equal(pass_append(pass, s, tokens[s][i]), 0);
+            if (i % 3)
+                run(pass);
+        }
+        run(pass);
+        model_attach(t.model, t.adapter, t.parameters);
+        for (size_t s = 0; s < N; s++) {
+            for (size_t i = 0; i < LONG + 20; i++)
+                places[i] = (struct pass_place){s, i};
+            assert_int_equal(pass_head(pass, places, LONG + 20, NULL, results, logits), 0);
+            assert_int_equal(run_logits(t.model, tokens[s], LONG + 20, 512, expected), 0);
+            for (size_t i = 0; i < LONG + 20; i++)
+                if (memcmp(expected + i * vocab, logits + i * ld, vocab * sizeof *logits) != 0)
+                    fail_msg("sequence %zu differs at position %zu", s, i);
+        }
+        free(expected);
+        free(logits);
+        pass_free(pass);
         setting_free(&t);
     }
 }
@@ -244,7 +303,8 @@ static void a_pass_can_be_used_again(void **state)
     setting_free(&t);
 }
 
-/* ---- gradients -------------------------------------------------------------------------------- */
+/* ---- gradients --------------------------------------------------------------------------------
+ */
 
 static void shared_rows_give_the_sum_of_the_sequences_gradients(void **state)
 {
@@ -269,8 +329,8 @@ static void shared_rows_give_the_sum_of_the_sequences_gradients(void **state)
                 const struct pass_place place = {0, w.places[k].position};
                 struct head_term_result result;
                 /* one term after the other: the rows stay as they are */
-                assert_int_equal(
-                    pass_backward(pass, NULL, &place, &w.terms[k], 1, alone, &result), 0);
+                assert_int_equal(pass_backward(pass, NULL, &place, &w.terms[k], 1, alone, &result),
+                                 0);
                 assert_memory_equal(&result, &together[k], sizeof result);
             }
         }
@@ -303,13 +363,13 @@ static double reference_loss(const struct reference *f, const struct work *w,
 static void check_gradient(const char *name, unsigned mask, size_t first_layer,
                            enum svf_parametrisation parametrisation, bool kl)
 {
-    struct setting t =
-        setting_create(name, mask, first_layer, ELEMENT_F32, 1, parametrisation);
+    struct setting t = setting_create(name, mask, first_layer, ELEMENT_F32, 1, parametrisation);
     const size_t n = t.adapter->n_parameters, vocab = t.model->config.vocab_size;
     struct reference f = reference_create(&t.svf, t.model);
     const struct work w = some_work(vocab, kl);
     double *logits = malloc(LENGTH * vocab * sizeof *logits), *base[N_SEQUENCES];
-    double *e = malloc(n * sizeof *e), *d = malloc(n * sizeof *d), *expected = malloc(n * sizeof *e);
+    double *e = malloc(n * sizeof *e), *d = malloc(n * sizeof *d),
+           *expected = malloc(n * sizeof *e);
     struct pass *pass = new_pass(t.model, t.adapter, t.parameters, false, false);
     struct pass *pass0 = new_pass(t.model, t.adapter, NULL, false, true);
 
@@ -369,7 +429,7 @@ static void check_gradient(const char *name, unsigned mask, size_t first_layer,
                   name, mask, parametrisation == SVF_DIRECT ? "direct" : "sigmoid",
                   kl ? " with KL" : "", n, worst_site, worst_element);
     assert_true(worst_site < 1e-4);
-    assert_true(worst_element < 1e-2);
+    assert_true(worst_element < 2e-3);
     for (size_t s = 0; s < N_SEQUENCES; s++)
         free(base[s]);
     free(logits);
@@ -386,14 +446,58 @@ static void check_gradient(const char *name, unsigned mask, size_t first_layer,
 static void every_gradient_is_the_derivative_of_a_decoder_in_f64(void **state)
 {
     (void)state;
+    check_gradient("qwen3", SVF_ALL, 0, SVF_DIRECT, true);
+    check_gradient("llama-f32-untied", SVF_QV, 1, SVF_SIGMOID, true);
+#ifdef __OPTIMIZE__ /* the decoder in f64 takes minutes under sanitizers */
     check_gradient("llama", SVF_ALL, 0, SVF_DIRECT, false);
     check_gradient("mistral-window", SVF_ALL, 0, SVF_DIRECT, false);
-    check_gradient("qwen3", SVF_ALL, 0, SVF_DIRECT, true);
     check_gradient("qwen2-window", SVF_ALL, 0, SVF_DIRECT, false);
     check_gradient("llama-f32-untied", SVF_ALL, 0, SVF_SIGMOID, true);
     check_gradient("llama-bias", SVF_ALL, 0, SVF_DIRECT, false);
     check_gradient("llama-odd", SVF_ALL, 0, SVF_SIGMOID, false);
     check_gradient("llama-rope-yarn", SVF_MLP, 0, SVF_DIRECT, true);
+#endif
+}
+
+/* tests/oracle/svf_gradient_oracle.py: PyTorch in f64 with U diag(s z) V^T at every matrix. */
+static void gradients_are_those_of_automatic_differentiation(void **state)
+{
+    (void)state;
+    struct checkpoint *ck = checkpoint_open(T2_FIXTURES "/tiny/qwen2-window");
+    assert_non_null(ck);
+    for (int recompute = 0; recompute <= 1; recompute++) {
+        const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1};
+        struct model *model = model_load(ck, &options);
+        struct gradient_fixture f;
+        float *gradient = NULL;
+        double loss = 0, worst = 0;
+        size_t n = 0, n_off = 0;
+        assert_non_null(model);
+        if (gradient_fixture_read(&f, T2_FIXTURES "/gradient/qwen2-window.bin", ck) != 0 ||
+            gradient_fixture_run(&f, model, recompute, &gradient, &loss) != 0)
+            fail_msg("%s", error_message());
+        assert_true(fabs(loss - (double)f.loss) < 1e-5);
+        for (size_t i = 0; i < f.n_matrices; i++) {
+            const size_t r = gradient_fixture_rank(&f.modules[i]);
+            const double size = norm_of(f.gradient[i], r) / sqrt((double)r);
+            for (size_t k = 0; k < r; k++, n++) {
+                const double expected = (double)f.gradient[i][k];
+                const double error = fabs((double)gradient[n] - expected);
+                /* An element that cancels to a thousandth of its matrix's size is allowed the
+                 * rounding of that size. */
+                n_off += error > 1e-3 * fabs(expected);
+                worst = fmax(worst, error / fmax(fabs(expected), 2e-2 * size));
+            }
+        }
+        print_message("%zu elements, %zu off by more than 1e-3 of themselves, largest error %.1e "
+                      "of an element or of 1/50 of its matrix's rms\n",
+                      n, n_off, worst);
+        assert_true(worst < 1e-3 && n_off <= n / 200);
+        free(gradient);
+        gradient_fixture_free(&f);
+        model_free(model);
+    }
+    checkpoint_free(ck);
 }
 
 /* The backward pass ends at the first site, whichever it is. */
@@ -449,8 +553,7 @@ static void bf16_gradients_are_close_to_those_of_f32(void **state)
         float *gradients[2];
         struct setting t[2];
         for (int element = ELEMENT_F32; element <= ELEMENT_BF16; element++) {
-            t[element] =
-                setting_create(names[i], SVF_ALL, 0, (enum element)element, 1, SVF_DIRECT);
+            t[element] = setting_create(names[i], SVF_ALL, 0, (enum element)element, 1, SVF_DIRECT);
             const struct work w = some_work(t[element].model->config.vocab_size, false);
             struct pass *pass =
                 new_pass(t[element].model, t[element].adapter, t[element].parameters, false, false);
@@ -461,16 +564,17 @@ static void bf16_gradients_are_close_to_those_of_f32(void **state)
         double worst = 0, sum = 0;
         for (size_t k = 0; k < t[0].adapter->n_sites; k++) {
             const struct adapter_site *s = &t[0].adapter->sites[k];
-            const double error =
-                difference_of(gradients[0] + s->first_parameter, gradients[1] + s->first_parameter,
-                              s->n_parameters) /
-                norm_of(gradients[0] + s->first_parameter, s->n_parameters);
+            const double error = difference_of(gradients[0] + s->first_parameter,
+                                               gradients[1] + s->first_parameter, s->n_parameters) /
+                                 norm_of(gradients[0] + s->first_parameter, s->n_parameters);
             worst = fmax(worst, error);
             sum += error / (double)t[0].adapter->n_sites;
         }
         print_message("%-18s bf16: a site's gradient is off by %.1e on average, %.1e at most\n",
                       names[i], sum, worst);
-        assert_true(sum < 2e-2 && worst < 6e-2);
+        /* Rounding moves these random models' logits by hundredths, and the loss with them; on
+         * SmolLM2 see bench_gradient. */
+        assert_true(sum < 5e-2 && worst < 0.15);
         for (int k = 0; k < 2; k++) {
             free(gradients[k]);
             setting_free(&t[k]);
@@ -478,7 +582,8 @@ static void bf16_gradients_are_close_to_those_of_f32(void **state)
     }
 }
 
-/* ---- what cannot be --------------------------------------------------------------------------- */
+/* ---- what cannot be ---------------------------------------------------------------------------
+ */
 
 static void expect_error(int status, const char *part)
 {
@@ -536,9 +641,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heads_have_the_bits_of_forward_head),
         cmocka_unit_test(appended_tokens_are_those_of_a_fresh_pass),
+        cmocka_unit_test(sequences_share_pages_and_parts_of_pages),
         cmocka_unit_test(a_pass_can_be_used_again),
         cmocka_unit_test(shared_rows_give_the_sum_of_the_sequences_gradients),
         cmocka_unit_test(every_gradient_is_the_derivative_of_a_decoder_in_f64),
+        cmocka_unit_test(gradients_are_those_of_automatic_differentiation),
         cmocka_unit_test(gradients_stop_at_the_first_site),
         cmocka_unit_test(gradients_have_the_same_bits_on_any_threads_and_recomputed),
         cmocka_unit_test(bf16_gradients_are_close_to_those_of_f32),

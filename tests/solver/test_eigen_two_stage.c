@@ -254,10 +254,13 @@ static void check(size_t n, enum kind kind, bool wide, int workers)
     double worst = 0;
     for (size_t i = 0; i < n; i++) {
         worst = fmax(worst, fabs(lambda[i] - reference[i]) / norm);
-        assert_true(i == 0 || lambda[i - 1] <= lambda[i]);
+        if (i && lambda[i - 1] > lambda[i])
+            fail_msg("n %zu, %s, f%d: value %zu is %.17g, before it %.17g", n, kind_names[kind],
+                     wide ? 64 : 32, i, lambda[i], lambda[i - 1]);
     }
     errors(n, a, q, lambda, norm, &residual, &orthogonality);
-    if (!(worst < bound && residual < bound && orthogonality < bound))
+    /* dsterf's own error is in the values */
+    if (!(worst < 2 * bound && residual < bound && orthogonality < bound))
         fail_msg("n %zu, %s, f%d: values %.2g, residual %.2g, orthogonality %.2g, bound %.2g", n,
                  kind_names[kind], wide ? 64 : 32, worst, residual, orthogonality, bound);
     free(a);

@@ -207,6 +207,114 @@ static void silu_and_rope_agree_with_double_arithmetic(void **state)
     for_each_level(check_silu_and_rope);
 }
 
+/* The functions of a backward pass, on the same arrays. */
+static void check_backward(const struct vecmath *v, const struct vecmath *twin)
+{
+    unsigned seed = 4;
+    for (size_t n = 0; n < LARGEST; n += n < 70 ? 1 : 97) {
+        float *x = random_array(n, 3, &seed), *y = random_array(n, 3, &seed);
+        float *z = random_array(n, 3, &seed), *products = random_array(n, 1, &seed);
+        float *a = random_array(n, 1, &seed), *b = random_array(n, 1, &seed);
+        float *c = random_array(n, 1, &seed), *d = random_array(n, 1, &seed);
+        float sums[2], want[2];
+
+        memcpy(b, a, n * sizeof *a);
+        v->add(a, x, n);
+        twin->add(b, x, n);
+        v->multiply_add(a, x, y, n);
+        twin->multiply_add(b, x, y, n);
+        v->norm_backward(a, x, y, z, 0.3f, 0.7f, n);
+        twin->norm_backward(b, x, y, z, 0.3f, 0.7f, n);
+        v->softmax_backward(a, x, 0.1f, 1.3f, n);
+        twin->softmax_backward(b, x, 0.1f, 1.3f, n);
+        v->ratio_scale(a, y, 0.2f, 0.9f, -0.4f, n);
+        twin->ratio_scale(b, y, 0.2f, 0.9f, -0.4f, n);
+        assert_same_bits(a, b, n * sizeof *a);
+        v->silu_backward(a, c, x, y, z, n);
+        twin->silu_backward(b, d, x, y, z, n);
+        assert_same_bits(a, b, n * sizeof *a);
+        assert_same_bits(c, d, n * sizeof *c);
+        v->pack_pairs((uint32_t *)a, x, y, n);
+        for (size_t i = 0; i < n; i++)
+            assert_int_equal(((uint32_t *)a)[i],
+                             (uint32_t)bf16_from_f32(x[i]) | (uint32_t)bf16_from_f32(y[i]) << 16);
+        v->subtract(a, x, y, n);
+        v->multiply(b, x, y, n);
+        for (size_t i = 0; i < n; i++)
+            assert_true(a[i] == x[i] - y[i] && b[i] == x[i] * y[i]);
+
+        assert_true(v->dot(x, y, n) == ordered_sum(b, n));
+        for (size_t i = 0; i < n; i++)
+            products[i] = x[i] * y[i] * z[i];
+        assert_true(v->dot3(x, y, z, n) == ordered_sum(products, n));
+        for (size_t i = 0; i < n; i++)
+            products[i] = x[i] * (y[i] - 0.4f);
+        assert_true(v->moment(x, y, 0.4f, n) == ordered_sum(products, n));
+        v->ratio_sums(sums, x, y, 0.4f, n);
+        twin->ratio_sums(want, x, y, 0.4f, n);
+        assert_true(sums[0] == ordered_sum(products, n));
+        assert_same_bits(sums, want, sizeof sums);
+        free(x);
+        free(y);
+        free(z);
+        free(products);
+        free(a);
+        free(b);
+        free(c);
+        free(d);
+    }
+}
+
+static void backward_functions_have_the_same_bits_at_every_level(void **state)
+{
+    (void)state;
+    for_each_level(check_backward);
+}
+
+static void check_ratio(const struct vecmath *v, const struct vecmath *twin)
+{
+    (void)twin;
+    const float one = 1;
+    for (double d = -60; d < 60; d = d < -1 || d > 1 ? d + 0.37 : d + 0.0013) {
+        const float x = (float)d;
+        const double want = (double)x + expm1(-(double)x);
+        float sums[2];
+        v->ratio_sums(sums, &one, &x, 0, 1);
+        assert_true(fabs((double)sums[1] - want) <= 2e-6 * want);
+    }
+}
+
+static void the_excess_of_a_ratio_keeps_its_digits(void **state)
+{
+    (void)state;
+    for_each_level(check_ratio);
+}
+
+static void check_transpose(const struct vecmath *v, const struct vecmath *twin)
+{
+    enum { LD_X = 41, LD_Y = 39, MOST = 37 };
+    static const size_t sizes[] = {1, 7, 16, 17, 32, MOST};
+    uint32_t x[MOST * LD_X], y[MOST * LD_Y];
+    (void)twin;
+    for (size_t i = 0; i < MOST * LD_X; i++)
+        x[i] = (uint32_t)i;
+    for (size_t i = 0; i < 36; i++) {
+        const size_t n_rows = sizes[i / 6], n_columns = sizes[i % 6];
+        memset(y, 0xff, sizeof y);
+        v->transpose(y, LD_Y, x, LD_X, n_rows, n_columns);
+        for (size_t c = 0; c < MOST; c++)
+            for (size_t r = 0; r < LD_Y; r++)
+                assert_int_equal(y[c * LD_Y + r],
+                                 r < n_rows && c < n_columns ? x[r * LD_X + c] : UINT32_MAX);
+    }
+}
+
+static void transpose_touches_its_block_alone(void **state)
+{
+    (void)state;
+    for_each_level(check_transpose);
+}
+
 static void maximum_passes_over_nan(void **state)
 {
     (void)state;
@@ -225,6 +333,9 @@ int main(void)
         cmocka_unit_test(elementwise_functions_have_the_same_bits_at_every_level),
         cmocka_unit_test(reductions_follow_the_stated_order_at_every_level),
         cmocka_unit_test(silu_and_rope_agree_with_double_arithmetic),
+        cmocka_unit_test(backward_functions_have_the_same_bits_at_every_level),
+        cmocka_unit_test(the_excess_of_a_ratio_keeps_its_digits),
+        cmocka_unit_test(transpose_touches_its_block_alone),
         cmocka_unit_test(maximum_passes_over_nan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
