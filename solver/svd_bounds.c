@@ -13,13 +13,13 @@ enum { VECTORS = 512, CHUNKS = 4, COLUMNS = 512, LINES = 128, WINDOW = 2 * SVD_B
 
 /* One pass over W, or over C and W. Arrays of the crew. */
 struct pass {
-    size_t bytes;     /* of an element of q, gram and yt */
-    const void *q;    /* [r, r], or NULL: probes only */
-    const void *gram; /* C [r, r], or NULL: B stands for itself */
-    void *yt;         /* (B q)^T or (C q)^T of one block [r, SVD_BLOCK] */
-    double *d;        /* |B q_i|^2 [r] */
-    double *band;     /* (B q_i) . (B q_j) for j in i's chunk and the next [r, WINDOW] */
-    void *tile;       /* this worker's own [SVD_BAND, WINDOW] */
+    size_t bytes;      /* of an element of q, gram and yt */
+    const void *q;     /* [r, r], or NULL: probes only */
+    const float *gram; /* C [r, r], or NULL: B stands for itself */
+    void *yt;          /* (B q)^T of one block [r, SVD_BLOCK]; from C: C q_i - d_i q_i [r, r] */
+    double *d;         /* |B q_i|^2 [r] */
+    double *band; /* (B q_i) . (B q_j) for j in i's chunk and the next [r, WINDOW]; from C: c_ij */
+    void *tile;   /* this worker's own [SVD_BAND, WINDOW] */
     const double *zt;
     double *ut; /* (B z)^T of one block [SVD_PROBES, SVD_BLOCK] */
     double *st, *squares;
@@ -190,19 +190,20 @@ static void multiply_vectors(const struct svd_work *w, const struct svd_block *b
     }
 }
 
-/* C's columns at .. at + k times the vectors of one part, and their share of q . C q. */
-static void multiply_gram(const struct svd_work *w, const struct pass *p, size_t column, size_t k,
-                          size_t part)
+/* C times the vectors of one part: d_i = q_i . C q_i, and what is left, C q_i - d_i q_i, in yt [r,
+ * r]. */
+static void multiply_gram(const struct svd_work *w, const struct pass *p, size_t part)
 {
     const size_t r = w->r, at = part * VECTORS, n = svd_at_most(VECTORS, r - at);
+    const float *q = p->q;
+    float *yt = p->yt;
 
-    blas_gemm(p->bytes, false, false, n, k, r, blas_at_const(p->q, p->bytes, at * r), r,
-              blas_at_const(p->gram, p->bytes, column), r, 0,
-              blas_at(p->yt, p->bytes, at * SVD_BLOCK), SVD_BLOCK);
+    blas_gemm(sizeof *q, false, false, n, r, r, q + at * r, r, p->gram, r, 0, yt + at * r, r);
     for (size_t i = at; i < at + n; i++) {
-        const double sum = dot(p->bytes, blas_at_const(p->q, p->bytes, i * r + column),
-                               blas_at(p->yt, p->bytes, i * SVD_BLOCK), k);
-        p->d[i] = column == 0 ? sum : p->d[i] + sum;
+        p->d[i] = dot(sizeof *q, q + i * r, yt + i * r, r);
+        const double d = p->d[i] / sum_squares(sizeof *q, q + i * r, r);
+        for (size_t k = 0; k < r; k++)
+            yt[i * r + k] = (float)((double)yt[i * r + k] - d * (double)q[i * r + k]);
     }
 }
 
@@ -255,14 +256,10 @@ static void run_gram(struct svd_work *w, struct pass *p)
 {
     const size_t r = w->r;
 
-    for (size_t column = 0; column < r; column += SVD_BLOCK) {
-        const size_t k = svd_at_most(SVD_BLOCK, r - column);
-        while (svd_part(w, svd_cuts(r, VECTORS)))
-            multiply_gram(w, p, column, k, w->parts.next);
-        while (svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
-            add_band(p->bytes, blas_at_const(p->q, p->bytes, column), r, p->yt, SVD_BLOCK, r, k,
-                     w->parts.next, column == 0, p->tile, p->band);
-    }
+    while (svd_part(w, svd_cuts(r, VECTORS)))
+        multiply_gram(w, p, w->parts.next);
+    while (svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
+        add_band(p->bytes, p->yt, r, p->q, r, r, r, w->parts.next, true, p->tile, p->band);
 }
 
 static int run_pass(struct svd_work *w, struct pass *p)
@@ -362,7 +359,7 @@ static double relative_error(double error, double value)
 }
 
 struct couplings {
-    const double *d, *band, *cross; /* cross: q_i . q_j, laid out as band */
+    const double *d, *band, *cross; /* cross: q_i . q_j, laid out as band; NULL: band has c_ij */
     size_t r;
 };
 
@@ -371,7 +368,8 @@ static double coupling(const struct couplings *c, size_t i, size_t j)
     const size_t low = i < j ? i : j, high = i < j ? j : i;
     const size_t at = low * WINDOW + high - low / SVD_BAND * SVD_BAND;
 
-    return fabs(c->band[at] - c->d[i] * c->cross[at]);
+    /* c_ij and c_ji differ by gap times q_i . q_j, which is nothing in c^2 / gap. */
+    return fabs(c->cross ? c->band[at] - c->d[i] * c->cross[at] : c->band[at]);
 }
 
 /* error [r]: of each d_i. far [2]: spans before and after the measured neighbours. */
@@ -424,30 +422,30 @@ static double largest_bound(const struct couplings *c, const double rms[SVD_GROU
 
 size_t svd_measure_bytes(size_t r, int crew_size)
 {
-    return r * SVD_BLOCK * 8 + 2 * r * WINDOW * 8 + 2 * r * 8 +
-           (size_t)crew_size * SVD_BAND * WINDOW * 8 + SVD_PROBES * 8 + 64 + svd_apply_bytes(r) +
-           10 * 64;
+    return (r * SVD_BLOCK * 8 > r * r * 4 ? r * SVD_BLOCK * 8 : r * r * 4) + 2 * r * WINDOW * 8 +
+           2 * r * 8 + (size_t)crew_size * SVD_BAND * WINDOW * 8 + SVD_PROBES * 8 + 64 +
+           svd_apply_bytes(r) + 10 * 64;
 }
 
-int svd_measure(struct svd_work *w, size_t bytes, const void *q, const void *gram, double *values,
+int svd_measure(struct svd_work *w, size_t bytes, const void *q, const float *gram, double *values,
                 struct svd_measure *measure)
 {
     const size_t r = w->r, used = w->arena->used;
     struct arena *a = w->arena;
     struct svd_measure *shared = arena_take(a, sizeof *shared);
     double *zt = arena_take(a, SVD_PROBES * r * sizeof *zt);
-    double *cross = arena_take(a, r * WINDOW * sizeof *cross);
+    double *cross = gram ? NULL : arena_take(a, r * WINDOW * sizeof *cross);
     struct pass p = {.bytes = bytes, .q = q, .gram = gram, .d = values, .zt = zt};
     double rms[SVD_GROUPS], worst[SVD_GROUPS];
     int status;
 
-    p.yt = arena_take(a, r * SVD_BLOCK * bytes);
+    p.yt = arena_take(a, gram ? r * r * sizeof *gram : r * SVD_BLOCK * bytes);
     p.band = arena_take(a, r * WINDOW * sizeof *p.band);
     char *tiles = arena_take(a, (size_t)w->crew->size * SVD_BAND * WINDOW * bytes);
     p.st = arena_take(a, SVD_PROBES * r * sizeof *p.st);
     p.squares = arena_take(a, SVD_PROBES * sizeof *p.squares);
     status = take_probes(w, &p);
-    if (status != 0 || !shared || !zt || !cross || !p.yt || !p.band || !tiles || !p.st ||
+    if (status != 0 || !shared || !zt || (!gram && !cross) || !p.yt || !p.band || !tiles || !p.st ||
         !p.squares) {
         status =
             error_set("%s: the memory given for its decomposition is too small", w->source->name);
@@ -455,7 +453,7 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, const void *gra
     }
     p.tile = tiles + (size_t)w->crew->index * SVD_BAND * WINDOW * bytes;
     svd_probes_make(w, bytes, q, zt);
-    while (svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
+    while (!gram && svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
         add_band(bytes, q, r, q, r, r, r, w->parts.next, true, p.tile, cross);
     if (run_pass(w, &p) != 0) {
         status = -1;
