@@ -91,7 +91,7 @@ static void the_identity_is_stable(void **state)
     for (int i = 0; i < 2; i++) {
         assert_int_equal(checkpoint_identity(ck, hex), 0);
         assert_string_equal(hex,
-                            "57d1e33d0bb5a22805e8834338136cea69ddcea1864c0e6e12dc96173353ef93");
+                            "f154a12c529797fa96fdbf7ae81d1d4f31e0e5bc491c565b081bc948c58cda8c");
     }
 }
 
