@@ -21,7 +21,7 @@ void blas_single_thread(void)
         openblas_set_num_threads(1);
 }
 
-enum { TWO_STAGE_FROM = 1024 }; /* where it is no slower than LAPACK on one worker */
+enum { TWO_STAGE_FROM = 768 }; /* where it is no slower than LAPACK on one worker */
 
 enum eigen_method eigen_method_for(size_t element_bytes, size_t n)
 {

@@ -8,12 +8,14 @@
 #define COLUMNS 2
 
 #define REAL float
+#define REAL_BYTES 4
 #define INTEGER int32_t
 #define KERNEL(name) name##_f32
 #define REAL_TINY 1e-30f
 #include "solver/eigen_kernels.inc"
 
 #define REAL double
+#define REAL_BYTES 8
 #define INTEGER int64_t
 #define KERNEL(name) name##_f64
 #define REAL_TINY 1e-290

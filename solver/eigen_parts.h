@@ -30,6 +30,9 @@ static inline bool eigen_parts_next(struct eigen_parts *p, size_t n, size_t *par
 /* divide and conquer: a leaf's most, and a part's roots, weights and vectors */
 enum { TREE_LEAF = 256, TREE_ROOTS = 32, TREE_ROWS = 128, TREE_COLUMNS = 128 };
 
+/* strips of vectors that are transformed together */
+enum { BACK_STRIPS = 2 };
+
 enum { BAND_ROWS = 256, BAND_COLUMNS = 256, BAND_LONG = 1024 }; /* parts of the band reduction */
 
 static inline size_t eigen_min(size_t a, size_t b)

@@ -11,43 +11,49 @@
 
 enum { VECTORS = 512, CHUNKS = 4, COLUMNS = 512, LINES = 128, WINDOW = 2 * SVD_BAND };
 
-/* One pass over W. Arrays of the crew. */
+/* One pass over W, or over C and W. Arrays of the crew. */
 struct pass {
-    size_t bytes;  /* of an element of q and yt */
-    const void *q; /* [r, r], or NULL: probes only */
-    void *yt;      /* (B q)^T of one block [r, SVD_BLOCK] */
-    double *d;     /* |B q_i|^2 [r] */
-    double *band;  /* (B q_i) . (B q_j) for j in i's chunk and the next [r, WINDOW] */
-    void *tile;    /* this worker's own [SVD_BAND, WINDOW] */
+    size_t bytes;      /* of an element of q, gram and yt */
+    const void *q;     /* [r, r], or NULL: probes only */
+    const float *gram; /* C [r, r], or NULL: B stands for itself */
+    void *yt;          /* (B q)^T of one block [r, SVD_BLOCK]; from C: C q_i - d_i q_i [r, r] */
+    double *d;         /* |B q_i|^2 [r] */
+    double *band; /* (B q_i) . (B q_j) for j in i's chunk and the next [r, WINDOW]; from C: c_ij */
+    void *tile;   /* this worker's own [SVD_BAND, WINDOW] */
     const double *zt;
     double *ut; /* (B z)^T of one block [SVD_PROBES, SVD_BLOCK] */
     double *st, *squares;
 };
 
-/* The sum of squares in f64, in eight interleaved partial sums: an order given by n alone. */
-static double sum_squares(size_t bytes, const void *x, size_t n)
+/* x . y in f64, in eight interleaved partial sums: an order given by n alone. */
+static double dot(size_t bytes, const void *x, const void *y, size_t n)
 {
-    const float *x32 = x;
-    const double *x64 = x;
+    const float *x32 = x, *y32 = y;
+    const double *x64 = x, *y64 = y;
     double lane[8] = {0}, sum = 0;
     size_t i = 0;
 
     if (bytes == sizeof(float)) {
         for (; i + 8 <= n; i += 8)
             for (size_t l = 0; l < 8; l++)
-                lane[l] += (double)x32[i + l] * (double)x32[i + l];
+                lane[l] += (double)x32[i + l] * (double)y32[i + l];
         for (; i < n; i++)
-            sum += (double)x32[i] * (double)x32[i];
+            sum += (double)x32[i] * (double)y32[i];
     } else {
         for (; i + 8 <= n; i += 8)
             for (size_t l = 0; l < 8; l++)
-                lane[l] += x64[i + l] * x64[i + l];
+                lane[l] += x64[i + l] * y64[i + l];
         for (; i < n; i++)
-            sum += x64[i] * x64[i];
+            sum += x64[i] * y64[i];
     }
     for (size_t l = 0; l < 8; l++)
         sum += lane[l];
     return sum;
+}
+
+static double sum_squares(size_t bytes, const void *x, size_t n)
+{
+    return dot(bytes, x, x, n);
 }
 
 /* y += a x */
@@ -184,16 +190,33 @@ static void multiply_vectors(const struct svd_work *w, const struct svd_block *b
     }
 }
 
-/* band [chunks of one part] (+)= x x^T, x [r, k]. */
-static void add_band(size_t bytes, const void *x, size_t ld, size_t r, size_t k, size_t part,
-                     bool first, void *tile, double *band)
+/* C times the vectors of one part: d_i = q_i . C q_i, and what is left, C q_i - d_i q_i, in yt [r,
+ * r]. */
+static void multiply_gram(const struct svd_work *w, const struct pass *p, size_t part)
+{
+    const size_t r = w->r, at = part * VECTORS, n = svd_at_most(VECTORS, r - at);
+    const float *q = p->q;
+    float *yt = p->yt;
+
+    blas_gemm(sizeof *q, false, false, n, r, r, q + at * r, r, p->gram, r, 0, yt + at * r, r);
+    for (size_t i = at; i < at + n; i++) {
+        p->d[i] = dot(sizeof *q, q + i * r, yt + i * r, r);
+        const double d = p->d[i] / sum_squares(sizeof *q, q + i * r, r);
+        for (size_t k = 0; k < r; k++)
+            yt[i * r + k] = (float)((double)yt[i * r + k] - d * (double)q[i * r + k]);
+    }
+}
+
+/* band [chunks of one part] (+)= x y^T, x and y [r, k]. */
+static void add_band(size_t bytes, const void *x, size_t ldx, const void *y, size_t ldy, size_t r,
+                     size_t k, size_t part, bool first, void *tile, double *band)
 {
     const size_t end = svd_at_most((part + 1) * CHUNKS * SVD_BAND, r);
 
     for (size_t at = part * CHUNKS * SVD_BAND; at < end; at += SVD_BAND) {
         const size_t rows = svd_at_most(SVD_BAND, r - at), columns = svd_at_most(WINDOW, r - at);
-        const void *left = blas_at_const(x, bytes, at * ld);
-        blas_gemm(bytes, false, true, rows, columns, k, left, ld, left, ld, 0, tile, WINDOW);
+        blas_gemm(bytes, false, true, rows, columns, k, blas_at_const(x, bytes, at * ldx), ldx,
+                  blas_at_const(y, bytes, at * ldy), ldy, 0, tile, WINDOW);
         for (size_t i = 0; i < rows; i++) {
             double *line = band + (at + i) * WINDOW;
             if (first)
@@ -228,13 +251,27 @@ static void multiply_back(const struct svd_work *w, const struct svd_block *b, c
         }
 }
 
+/* The vectors' part of a pass, from C. */
+static void run_gram(struct svd_work *w, struct pass *p)
+{
+    const size_t r = w->r;
+
+    while (svd_part(w, svd_cuts(r, VECTORS)))
+        multiply_gram(w, p, w->parts.next);
+    while (svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
+        add_band(p->bytes, p->yt, r, p->q, r, r, r, w->parts.next, true, p->tile, p->band);
+}
+
 static int run_pass(struct svd_work *w, struct pass *p)
 {
-    const size_t n_vectors = p->q ? svd_cuts(w->r, VECTORS) : 0;
-    const size_t n_bands = p->q ? svd_cuts(w->r, CHUNKS * SVD_BAND) : 0;
+    const bool by_blocks = p->q && !p->gram;
+    const size_t n_vectors = by_blocks ? svd_cuts(w->r, VECTORS) : 0;
+    const size_t n_bands = by_blocks ? svd_cuts(w->r, CHUNKS * SVD_BAND) : 0;
     const size_t n_columns = svd_cuts(w->r, COLUMNS);
     int status = 0;
 
+    if (p->gram)
+        run_gram(w, p);
     for (size_t i = 0; i < svd_cuts(w->length, SVD_BLOCK); i++) {
         struct svd_block block;
         if (svd_block_read(w, i, true, &block) != 0)
@@ -248,8 +285,8 @@ static int run_pass(struct svd_work *w, struct pass *p)
         }
         while (svd_part(w, n_bands + n_columns)) {
             if (w->parts.next < n_bands)
-                add_band(p->bytes, p->yt, SVD_BLOCK, w->r, block.k, w->parts.next, i == 0, p->tile,
-                         p->band);
+                add_band(p->bytes, p->yt, SVD_BLOCK, p->yt, SVD_BLOCK, w->r, block.k, w->parts.next,
+                         i == 0, p->tile, p->band);
             else
                 multiply_back(w, &block, p, w->parts.next - n_bands, i == 0);
         }
@@ -322,7 +359,7 @@ static double relative_error(double error, double value)
 }
 
 struct couplings {
-    const double *d, *band, *cross; /* cross: q_i . q_j, laid out as band */
+    const double *d, *band, *cross; /* cross: q_i . q_j, laid out as band; NULL: band has c_ij */
     size_t r;
 };
 
@@ -331,7 +368,8 @@ static double coupling(const struct couplings *c, size_t i, size_t j)
     const size_t low = i < j ? i : j, high = i < j ? j : i;
     const size_t at = low * WINDOW + high - low / SVD_BAND * SVD_BAND;
 
-    return fabs(c->band[at] - c->d[i] * c->cross[at]);
+    /* c_ij and c_ji differ by gap times q_i . q_j, which is nothing in c^2 / gap. */
+    return fabs(c->cross ? c->band[at] - c->d[i] * c->cross[at] : c->band[at]);
 }
 
 /* error [r]: of each d_i. far [2]: spans before and after the measured neighbours. */
@@ -349,9 +387,10 @@ static double value_error(const struct couplings *c, size_t i, double eps, const
     return sum;
 }
 
-/* quotient_error: relative, as measured. */
+/* quotient_error: relative, as measured. power: of mean / sigma that the rounding of a quotient
+ * grows with, 1 from W and 2 from C. */
 static double largest_bound(const struct couplings *c, const double rms[SVD_GROUPS],
-                            double quotient_error, double unit)
+                            double quotient_error, double unit, double power)
 {
     const size_t r = c->r;
     double trace = 0;
@@ -373,8 +412,9 @@ static double largest_bound(const struct couplings *c, const double rms[SVD_GROU
                 continue;
             while (i >= svd_group_begin(r, g + 1))
                 g++;
-            bound = svd_worse(bound, relative_error(value_error(c, i, 2 * rms[g], far), c->d[i]) +
-                                         4 * fmax(quotient_error, 0.5 * unit * (1 + mean / sigma)));
+            bound = svd_worse(
+                bound, relative_error(value_error(c, i, 2 * rms[g], far), c->d[i]) +
+                           4 * fmax(quotient_error, 0.5 * unit * (1 + pow(mean / sigma, power))));
         }
     }
     return bound;
@@ -382,30 +422,30 @@ static double largest_bound(const struct couplings *c, const double rms[SVD_GROU
 
 size_t svd_measure_bytes(size_t r, int crew_size)
 {
-    return r * SVD_BLOCK * 8 + 2 * r * WINDOW * 8 + 2 * r * 8 +
-           (size_t)crew_size * SVD_BAND * WINDOW * 8 + SVD_PROBES * 8 + 64 + svd_apply_bytes(r) +
-           10 * 64;
+    return (r * SVD_BLOCK * 8 > r * r * 4 ? r * SVD_BLOCK * 8 : r * r * 4) + 2 * r * WINDOW * 8 +
+           2 * r * 8 + (size_t)crew_size * SVD_BAND * WINDOW * 8 + SVD_PROBES * 8 + 64 +
+           svd_apply_bytes(r) + 10 * 64;
 }
 
-int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
+int svd_measure(struct svd_work *w, size_t bytes, const void *q, const float *gram, double *values,
                 struct svd_measure *measure)
 {
     const size_t r = w->r, used = w->arena->used;
     struct arena *a = w->arena;
     struct svd_measure *shared = arena_take(a, sizeof *shared);
     double *zt = arena_take(a, SVD_PROBES * r * sizeof *zt);
-    double *cross = arena_take(a, r * WINDOW * sizeof *cross);
-    struct pass p = {.bytes = bytes, .q = q, .d = values, .zt = zt};
+    double *cross = gram ? NULL : arena_take(a, r * WINDOW * sizeof *cross);
+    struct pass p = {.bytes = bytes, .q = q, .gram = gram, .d = values, .zt = zt};
     double rms[SVD_GROUPS], worst[SVD_GROUPS];
     int status;
 
-    p.yt = arena_take(a, r * SVD_BLOCK * bytes);
+    p.yt = arena_take(a, gram ? r * r * sizeof *gram : r * SVD_BLOCK * bytes);
     p.band = arena_take(a, r * WINDOW * sizeof *p.band);
     char *tiles = arena_take(a, (size_t)w->crew->size * SVD_BAND * WINDOW * bytes);
     p.st = arena_take(a, SVD_PROBES * r * sizeof *p.st);
     p.squares = arena_take(a, SVD_PROBES * sizeof *p.squares);
     status = take_probes(w, &p);
-    if (status != 0 || !shared || !zt || !cross || !p.yt || !p.band || !tiles || !p.st ||
+    if (status != 0 || !shared || !zt || (!gram && !cross) || !p.yt || !p.band || !tiles || !p.st ||
         !p.squares) {
         status =
             error_set("%s: the memory given for its decomposition is too small", w->source->name);
@@ -413,8 +453,8 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
     }
     p.tile = tiles + (size_t)w->crew->index * SVD_BAND * WINDOW * bytes;
     svd_probes_make(w, bytes, q, zt);
-    while (svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
-        add_band(bytes, q, r, r, r, w->parts.next, true, p.tile, cross);
+    while (!gram && svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
+        add_band(bytes, q, r, q, r, r, r, w->parts.next, true, p.tile, cross);
     if (run_pass(w, &p) != 0) {
         status = -1;
         goto done;
@@ -438,8 +478,8 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
         }
         for (size_t g = 0; g < SVD_GROUPS; g++)
             largest = svd_worse(largest, worst[g]);
-        shared->bound =
-            largest_bound(&c, rms, quotient_error, bytes == sizeof(float) ? 0x1p-24 : 0x1p-53);
+        shared->bound = largest_bound(&c, rms, quotient_error,
+                                      bytes == sizeof(float) ? 0x1p-24 : 0x1p-53, gram ? 2 : 1);
         shared->residual = top > 0 ? largest / top : 0;
     }
     crew_wait(w->crew);

@@ -6,7 +6,13 @@
 #include "solver/blas.h"
 #include "solver/svd_internal.h"
 
-enum { READ_ROWS = 16, TILE = 512 };
+enum { READ_ROWS = 16, TILE = 512, KEPT_ELEMENTS = 1 << 24 };
+
+/* A wide W is needed by columns; a small one is not worth reading again. */
+static bool keeps_copy(size_t n_rows, size_t n_columns)
+{
+    return n_rows < n_columns || n_rows * n_columns <= KEPT_ELEMENTS;
+}
 
 void svd_parts_start(struct svd_work *w)
 {
@@ -29,7 +35,8 @@ size_t svd_blocks_bytes(size_t n_rows, size_t n_columns, int crew_size)
 {
     const size_t r = svd_at_most(n_rows, n_columns);
 
-    return (size_t)crew_size * 64 + (n_rows < n_columns ? n_rows * n_columns : SVD_BLOCK * r) * 4 +
+    return (size_t)crew_size * 64 +
+           (keeps_copy(n_rows, n_columns) ? n_rows * n_columns : SVD_BLOCK * r) * 4 +
            SVD_BLOCK * r * 8 + 4 * 64;
 }
 
@@ -38,7 +45,7 @@ int svd_blocks_take(struct svd_work *w)
     const size_t n = w->source->n_rows * w->source->n_columns;
 
     w->peaks = arena_take(w->arena, (size_t)w->crew->size * 64);
-    if (w->wide)
+    if (keeps_copy(w->source->n_rows, w->source->n_columns))
         w->copy = arena_take(w->arena, n * sizeof *w->copy);
     else
         w->rows = arena_take(w->arena, SVD_BLOCK * w->r * sizeof *w->rows);
@@ -136,20 +143,20 @@ int svd_block_read(struct svd_work *w, size_t index, bool want_f64, struct svd_b
     int status = 0;
 
     block->k = k;
-    block->f32 = w->wide ? w->copy + first : w->rows;
+    block->f32 = w->wide ? w->copy + first : w->copy ? w->copy + first * r : w->rows;
     block->f32_ld = n;
     block->f64 = want_f64 ? w->block : NULL;
     block->f64_ld = w->wide ? SVD_BLOCK : r;
-    if (w->wide && !want_f64)
+    if (w->copy && !want_f64)
         return 0;
     while (svd_part(w, svd_cuts(lines, READ_ROWS))) {
         const size_t at = w->parts.next * (size_t)READ_ROWS;
         const size_t count = svd_at_most(READ_ROWS, lines - at);
         if (!w->wide) {
-            if (status == 0)
+            if (status == 0 && !w->copy)
                 status = read_rows(w, first + at, count, w->rows + at * r);
             if (want_f64)
-                to_f64(w->rows + at * r, count * r, w->block + at * r);
+                to_f64(block->f32 + at * r, count * r, w->block + at * r);
         } else {
             for (size_t i = at; i < at + count; i++)
                 to_f64(w->copy + i * n + first, k, w->block + i * SVD_BLOCK);
@@ -162,7 +169,7 @@ int svd_scale(struct svd_work *w)
 {
     int status = 0;
 
-    if (w->wide)
+    if (w->copy)
         return read_copy(w);
     for (size_t i = 0; i < svd_cuts(w->length, SVD_BLOCK); i++) {
         struct svd_block block;

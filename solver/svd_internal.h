@@ -34,7 +34,7 @@ struct svd_work {
     size_t r, length;
     double scale;    /* W times this is what is computed with; 0: not known yet */
     uint32_t *peaks; /* [crew size]: bits of the largest |element| that each has read */
-    float *copy;     /* scaled W [n_rows, n_columns] if wide, else NULL */
+    float *copy;     /* scaled W [n_rows, n_columns] if wide or small, else NULL */
     float *rows;     /* a tall block as read [SVD_BLOCK, r] */
     double *block;   /* a block in f64: tall [SVD_BLOCK, r], wide [r, SVD_BLOCK] */
     struct svd_parts parts;
@@ -96,8 +96,8 @@ struct svd_block {
 /* Reads block `index` (all workers, a barrier before it can be used and before the next one). */
 int svd_block_read(struct svd_work *w, size_t index, bool want_f64, struct svd_block *block);
 
-/* Reads all of W to find its scale, 0 where W = 0, and keeps a wide W in memory: needed before
- * anything else there; a tall W's scale is found by svd_gram. */
+/* Reads all of W to find its scale, 0 where W = 0, and keeps a wide or small W in memory: needed
+ * before anything else there; a large tall W's scale is found by svd_gram. */
 int svd_scale(struct svd_work *w);
 
 /* The upper triangle of C [r, r] (float or double by `bytes`), row-major; finds the scale if it is
@@ -111,8 +111,9 @@ int svd_gram(struct svd_work *w, size_t bytes, void *c);
 void svd_normalise(struct svd_work *w, size_t bytes, void *q);
 
 /* values [r]: d_i = |B q_i|^2 / |q_i|^2 in scaled units, for the rows of Q [r, r] ordered by them,
- * up or down, and what they are worth. */
-int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
+ * up or down, and what they are worth. gram: C, both triangles, in the precision of q, to take d_i
+ * as q_i . C q_i from; NULL: from W. */
+int svd_measure(struct svd_work *w, size_t bytes, const void *q, const float *gram, double *values,
                 struct svd_measure *measure);
 size_t svd_measure_bytes(size_t r, int crew_size);
 
