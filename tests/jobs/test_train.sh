@@ -50,6 +50,11 @@ contains "... and models many ranks" "$out" "512"
 t2 train --plan --model-shape llama3-8b -t 1
 contains "a plan of a model that is not here" "$out" "MiB a step"
 
+for recipe in "$T2_SOURCE"/jobs/recipes/*.ini; do
+    t2 train "$mini" --recipe "$recipe" --plan -t 1
+    check "the recipe $(basename "$recipe") is one" "$code" -eq 0
+done
+
 # ---- the same bits ------------------------------------------------------------------------------
 t2 decompose "$mini" --modules all --out f.h5 -q
 for dtype in bf16 f32; do
