@@ -1,6 +1,8 @@
 #include "train/trainer.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +61,11 @@ struct run {
     struct progress progress;
     FILE *log;
     double last_save, save_seconds;
-    bool saved, has_queue;
+    uint64_t saved_step; /* 0: none */
+    pthread_t keeper;
+    pthread_mutex_t lock;
+    atomic_bool keeper_ends;
+    bool has_queue, has_keeper;
 };
 
 /* ---- safety -------------------------------------------------------------------------------------
@@ -74,34 +80,49 @@ static int save(struct run *run)
 
     run->last_save = now();
     run->save_seconds = run->last_save - start;
+    if (status == 0)
+        run->saved_step = run->state->step;
     return status;
 }
 
-/* Asked to stop: rank 0 writes the last finished step at once, without waiting for anyone. Rank 1
- * writes the same bytes, in case that it is rank 0 that has died. */
-static void save_if_asked(struct run *run)
+/* Asked to stop, the last finished step is written at once, by a thread of its own: its rank may be
+ * waiting for one that has died (mpirun tells the others so by SIGTERM), and be killed a second
+ * later. Rank 0 does it, and rank 1 writes the same bytes, in case that it is rank 0 that has died.
+ * The lock is around whatever changes the state, and around HDF5. */
+static void *keep(void *arg)
 {
-    if (!signals_pending() || run->saved || run->t->comm->rank > 1)
-        return;
-    run->saved = save(run) == 0;
+    const struct timespec a_while = {0, 20 * 1000 * 1000};
+    struct run *run = arg;
+
+    while (!atomic_load(&run->keeper_ends)) {
+        if (signals_pending()) {
+            pthread_mutex_lock(&run->lock);
+            if (run->state->step > 0)
+                save(run);
+            pthread_mutex_unlock(&run->lock);
+            break;
+        }
+        nanosleep(&a_while, NULL);
+    }
+    return NULL;
 }
 
-/* Waits until all ranks are here, with an eye on signals: when a rank has died, mpirun tells the
- * others so by SIGTERM, and this is where they wait. */
-static void wait_for_all(struct run *run)
+static int keeper_begin(struct run *run)
 {
-    const struct timespec a_little = {0, 20000};
-    MPI_Request request;
-    int done = 0;
+    if (run->t->comm->rank > 1 || !run->t->state_path)
+        return 0;
+    if (pthread_create(&run->keeper, NULL, keep, run) != 0)
+        return error_set("a thread cannot be started");
+    run->has_keeper = true;
+    return 0;
+}
 
-    if (run->t->comm->size == 1)
-        return;
-    MPI_Ibarrier(run->t->comm->handle, &request);
-    for (MPI_Test(&request, &done, MPI_STATUS_IGNORE); !done;
-         MPI_Test(&request, &done, MPI_STATUS_IGNORE)) {
-        save_if_asked(run);
-        nanosleep(&a_little, NULL);
-    }
+static void keeper_end(struct run *run)
+{
+    atomic_store(&run->keeper_ends, true);
+    if (run->has_keeper)
+        pthread_join(run->keeper, NULL);
+    run->has_keeper = false;
 }
 
 static bool anyone_asked(const struct run *run)
@@ -169,10 +190,8 @@ static int each_new_shard(struct run *run, int (*work)(struct run *, struct own_
 
     own_clear(run);
     while (draw_shard(run, &number)) {
-        if (status || signals_pending()) { /* goes on drawing, so that the count stays right */
-            save_if_asked(run);
-            continue;
-        }
+        if (status || signals_pending())
+            continue; /* goes on drawing, so that the count stays right */
         struct own_shard *own = &run->own[run->n_own++];
         status = shard_make(&own->shard, &run->rollout, run->state->step, number, run->rows);
         if (status == 0)
@@ -392,21 +411,25 @@ static int end_step(struct run *run, const struct train_point *point)
     float *parameters = s->parameters;
     const struct adam adam = s->adam;
 
-    if (comm_agree(run->t->comm, train_state_reserve_point(s)) != 0 ||
-        train_state_add_point(s, point) != 0)
+    pthread_mutex_lock(&run->lock);
+    int status = train_state_reserve_point(s);
+    pthread_mutex_unlock(&run->lock);
+    if (comm_agree(run->t->comm, status) != 0)
         return -1;
+    pthread_mutex_lock(&run->lock);
+    train_state_add_point(s, point); /* there is room */
     s->parameters = run->parameters;
     s->adam = run->adam;
     run->parameters = parameters;
     run->adam = adam;
+    guard_check(run->t, s, run->origin);
+    pthread_mutex_unlock(&run->lock);
     return 0;
 }
 
 /* All ranks leave together: 0, -1 with error_set, or 1 when someone was asked to stop. */
 static int agree_or_stop(struct run *run, int status)
 {
-    save_if_asked(run);
-    wait_for_all(run);
     if (comm_agree(run->t->comm, status) != 0)
         return -1;
     return anyone_asked(run) ? 1 : 0;
@@ -458,7 +481,6 @@ static int step_run(struct run *run)
                     status = shard_gradient(shard, &run->rollout, run->parameters,
                                             run->advantages + shard->first * shard->n_answers,
                                             run->own[i].gradient, &run->sums[shard->number]);
-                save_if_asked(run);
             }
             status = agree_or_stop(run, status);
             if (status == 0)
@@ -492,12 +514,6 @@ static int step_run(struct run *run)
 /* ---- validation ---------------------------------------------------------------------------------
  */
 
-static void during_validation(void *context, const struct evaluate_progress *progress)
-{
-    (void)progress;
-    save_if_asked(context);
-}
-
 static bool validation_is_due(const struct run *run)
 {
     const struct train_options *o = &run->t->options;
@@ -520,8 +536,6 @@ static int validate(struct run *run)
     options.run = scheduler_run;
     options.split = t->options.valid_split;
     options.limit = t->options.n_valid;
-    options.progress = during_validation;
-    options.progress_context = run;
     model_attach(t->model, t->adapter, s->parameters);
     int status =
         evaluate_task(t->comm, t->model, t->tokenizer, t->chat, t->task, &options, &result);
@@ -530,18 +544,21 @@ static int validate(struct run *run)
     const struct train_validation validation = {s->step, result.n_items, result.accuracy,
                                                 result.gold_probability};
     task_result_free(&result);
-    if (!s->best_parameters)
-        s->best_parameters = malloc((s->n + 1) * sizeof *s->best_parameters);
-    status = s->best_parameters ? train_state_add_validation(s, &validation)
-                                : error_set("out of memory");
-    if (comm_agree(t->comm, status) != 0)
-        return -1;
-    if (validation.score > s->best_score) {
+    float *best = s->best_parameters ? s->best_parameters : malloc((s->n + 1) * sizeof *best);
+    pthread_mutex_lock(&run->lock);
+    status = best ? train_state_add_validation(s, &validation) : error_set("out of memory");
+    if (status == 0 && validation.score > s->best_score) {
         s->best_score = validation.score;
         s->best_step = s->step;
-        memcpy(s->best_parameters, s->parameters, s->n * sizeof *s->parameters);
+        memcpy(best, s->parameters, s->n * sizeof *s->parameters);
+        s->best_parameters = best;
     }
-    return 0;
+    if (status == 0)
+        guard_check(t, s, run->origin);
+    pthread_mutex_unlock(&run->lock);
+    if (best != s->best_parameters)
+        free(best);
+    return comm_agree(t->comm, status);
 }
 
 static bool patience_is_over(const struct run *run)
@@ -713,12 +730,12 @@ static int between_steps(struct run *run, enum train_end *end, bool *over)
     const struct train_options *o = &run->t->options;
     struct train_state *s = run->state;
 
-    if (validation_is_due(run)) {
-        if (validate(run) != 0)
-            return -1;
-        guard_check(run->t, s, run->origin);
-    }
-    const int status = agree_or_stop(run, checkpoint_is_due(run) ? save(run) : 0);
+    if (validation_is_due(run) && validate(run) != 0)
+        return -1;
+    pthread_mutex_lock(&run->lock);
+    int status = checkpoint_is_due(run) ? save(run) : 0;
+    pthread_mutex_unlock(&run->lock);
+    status = agree_or_stop(run, status);
     if (status < 0)
         return -1;
     *over = true;
@@ -735,7 +752,7 @@ static int between_steps(struct run *run, enum train_end *end, bool *over)
 
 int trainer_run(const struct trainer *t, struct train_state *state, enum train_end *end)
 {
-    struct run run = {.t = t, .state = state};
+    struct run run = {.t = t, .state = state, .lock = PTHREAD_MUTEX_INITIALIZER};
     bool over = false;
     int status;
 
@@ -749,33 +766,36 @@ int trainer_run(const struct trainer *t, struct train_state *state, enum train_e
     status = comm_agree(t->comm, status);
     if (status == 0)
         status = items_compare_ranks(t->comm, &run.items);
-    if (status == 0 && t->resume)
+    if (status == 0 && t->resume) {
         status = resume(&run);
+        run.saved_step = state->step;
+    }
     if (status == 0)
         status = comm_agree(t->comm, open_log(&run));
     if (status == 0) {
         status = comm_agree(t->comm, comm_queue_create(t->comm, &run.queue));
         run.has_queue = status == 0;
     }
+    if (status == 0)
+        status = comm_agree(t->comm, keeper_begin(&run));
     progress_begin(&run.progress, t->comm, t->task->name, t->options.steps, t->quiet);
     while (status == 0) {
         status = between_steps(&run, end, &over);
         if (status || over)
             break;
         status = step_run(&run);
-        if (status == 0) {
-            guard_check(t, state, run.origin);
+        if (status == 0)
             show(&run);
-        }
     }
     progress_end(&run.progress);
     if (status > 0) {
         *end = TRAIN_INTERRUPTED;
         status = 0;
     }
+    keeper_end(&run);
     /* The last good state is kept, whatever ended the run. */
     int saved = 0;
-    if (t->comm->rank == 0 && run.own && !run.saved && state->step > 0) {
+    if (t->comm->rank == 0 && run.own && run.saved_step != state->step) {
         char message[1024];
         snprintf(message, sizeof message, "%s", error_message());
         saved = save(&run);
