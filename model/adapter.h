@@ -27,30 +27,37 @@ enum projection {
 };
 /* "self_attn.q_proj", ..., "mlp.down_proj" */
 const char *projection_name(enum projection projection);
+/* PROJECTION_COUNT when it is none. */
+enum projection projection_find(const char *name);
 
 struct adapter;
 
-/* Working memory of one call, lent by the pass: enough for adapter_scratch_bytes. */
 struct adapter_ops {
     const char *kind; /* "svf" */
     /* The site's result stands alone (SVF's training form): no base product is made. */
     bool replaces_base;
+    /* backward reads x; otherwise x may be NULL there and nobody has to keep it. */
+    bool needs_input;
 
-    /* Bytes of results that backward wants kept for n_rows rows, and of scratch either way needs.
-     */
+    /* Bytes of results that backward wants kept for n_rows rows: proportional to n_rows, because
+     * rows may come in several calls of forward (row r's lie at saved_bytes(r)) and all go back in
+     * one of backward. */
     size_t (*saved_bytes)(const struct adapter *adapter, size_t site, size_t n_rows);
+    /* Working memory of one call of either, lent by the caller, 64-byte aligned. */
     size_t (*scratch_bytes)(const struct adapter *adapter, size_t site, size_t n_rows);
 
-    /* y f32 [n_rows, ldy], n_out columns from y on: assigned when replaces_base, else added to.
-     * x elements [n_rows, ldx]. saved: NULL in inference. parameters: the vector to use (the
-     * adapter's own, a candidate's, or NULL for the identity: the base model). */
+    /* y f32 [n_rows, ldy], n_out columns from y on: added to when accumulate, else assigned (which
+     * happens only to kinds that replace the base). x elements [n_rows, ldx]. saved: NULL in
+     * inference. parameters: the vector to use (the adapter's own, a candidate's, or NULL for the
+     * identity: the base model). */
     void (*forward)(const struct adapter *adapter, size_t site, const struct engine *e,
                     const float *parameters, float *y, size_t ldy, const void *x, size_t ldx,
-                    size_t n_rows, void *saved, void *scratch);
+                    size_t n_rows, bool accumulate, void *saved, void *scratch);
 
     /* dx f32 [n_rows, lddx] += the adapter's part of d/dx (all of it when replaces_base), from
-     * g elements [n_rows, ldg] = dL/dy; gradient [n_parameters of the adapter] += dL/dparameters.
-     */
+     * g elements [n_rows, ldg] = dL/dy; dx NULL: not wanted. gradient [n_parameters of the adapter]
+     * += dL/dparameters. ldg and the buffer of g leave room for the site's outputs rounded up to
+     * KERNEL_K_STEP, finite there. NULL: the adapter was made for inference. */
     void (*backward)(const struct adapter *adapter, size_t site, const struct engine *e,
                      const float *parameters, float *dx, size_t lddx, const void *g, size_t ldg,
                      const void *x, size_t ldx, size_t n_rows, const void *saved, void *scratch,
@@ -63,7 +70,7 @@ struct adapter_site {
     struct module module;
     enum projection projection;
     size_t first_parameter, n_parameters; /* in the vector */
-    void *data;                           /* the kind's own */
+    void *data;                           /* the kind's own, freed by ops->free */
 };
 
 struct adapter {
@@ -84,7 +91,15 @@ static inline int32_t adapter_site_at(const struct adapter *adapter, size_t laye
     return adapter ? adapter->site_of[layer * PROJECTION_COUNT + (size_t)projection] : -1;
 }
 
+/* For the kinds' constructors: sites for these modules with no parameters yet, data all NULL.
+ * ops->free must accept an adapter whose sites are partly made. NULL with error_set (a module that
+ * is none of the decoder's projections, or twice there). */
+struct adapter *adapter_create(const struct adapter_ops *ops, size_t n_layers,
+                               const struct module *modules, size_t n_modules);
 /* Accepts NULL. */
 void adapter_free(struct adapter *adapter);
+
+/* The most that any site needs for n_rows rows; 0 for NULL. */
+size_t adapter_scratch_bytes(const struct adapter *adapter, size_t n_rows);
 
 #endif

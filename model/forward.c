@@ -17,19 +17,28 @@ static void *buffer(size_t n_rows, size_t row_bytes)
     return p;
 }
 
-int forward_create(struct forward *f, struct model *model, size_t max_rows)
+void forward_strides(struct forward *f, struct model *model)
 {
     const struct model_config *c = &model->config;
-    const size_t size = element_size(model->options.element);
-    struct layer_buffers *b = &f->buffers;
-
-    *f = (struct forward){.model = model, .max_rows = max_rows};
+    f->model = model;
     f->ld_hidden = round_up(c->hidden_size, KERNEL_K_STEP);
     f->ld_qkv = round_up(model->qkv_width, KERNEL_COLUMNS);
     f->ld_heads = round_up(c->n_heads * c->head_dim, KERNEL_K_STEP);
     f->ld_gate_up = round_up(model->gate_up_width, KERNEL_COLUMNS);
     f->ld_ffn = round_up(c->ffn_size, KERNEL_K_STEP);
     f->ld_logits = round_up(c->vocab_size, KERNEL_COLUMNS);
+}
+
+int forward_create(struct forward *f, struct model *model, size_t max_rows)
+{
+    const struct model_config *c = &model->config;
+    const size_t size = element_size(model->options.element);
+    struct layer_buffers *b = &f->buffers;
+
+    *f = (struct forward){.max_rows = max_rows};
+    forward_strides(f, model);
+    f->adapter = model->adapter;
+    f->parameters = model->adapter_parameters;
     f->h = buffer(max_rows, f->ld_hidden * sizeof(float));
     f->x = buffer(max_rows, f->ld_hidden * size);
     b->attention_input = buffer(max_rows, f->ld_hidden * size);
@@ -60,6 +69,7 @@ void forward_free(struct forward *f)
     free(f->buffers.attention_output);
     free(f->buffers.gate_up);
     free(f->buffers.ffn_hidden);
+    free(f->scratch);
     memset(f, 0, sizeof *f);
 }
 
@@ -69,75 +79,132 @@ int forward_cache_create(struct kv_cache *cache, const struct model *model)
                            model->config.n_kv_heads, model->config.head_dim);
 }
 
-static struct attention_layer attention_of(const struct model *model, size_t index)
+/* y (+)= the group's projections of x, columns of y as in the packed group: base products of what
+ * the adapter leaves, then the adapter's sites, then the biases of those that stand alone. */
+static void run_group(struct forward *f, size_t layer, int group, float *y, size_t ldy,
+                      const void *x, size_t ldx, size_t n_rows, bool accumulate,
+                      void *const saved[PROJECTION_COUNT])
 {
-    const struct model_config *c = &model->config;
-    const struct layer *l = &model->layers[index];
-    return (struct attention_layer){
-        .layer = index,
-        .n_heads = c->n_heads,
-        .n_kv_heads = c->n_kv_heads,
-        .head_dim = c->head_dim,
-        .q_offset = 0,
-        .k_offset = model->k_offset,
-        .v_offset = model->v_offset,
-        .window = index >= c->window_first_layer ? c->sliding_window : 0,
-        .scale = 1.0f / sqrtf((float)c->head_dim),
-        .q_norm = l->q_norm,
-        .k_norm = l->k_norm,
-        .norm_eps = (float)c->rms_norm_eps,
-        .rope_cos = model->rope.cos,
-        .rope_sin = model->rope.sin,
-    };
+    const struct model *model = f->model;
+    const struct engine *e = &model->engine;
+    const struct group *g = &model->layers[layer].groups[group];
+    enum projection members[GROUP_MEMBERS];
+    const size_t n_members = group_members(group, members);
+
+    for (size_t i = 0; i < g->n_spans; i++) {
+        const struct span *s = &g->spans[i];
+        e->ops->product(e, y + s->column, ldy, x, ldx, n_rows, &s->m,
+                        g->bias ? g->bias + s->column : NULL, accumulate);
+    }
+    for (size_t i = 0; f->adapter && i < n_members; i++) {
+        const int32_t site = adapter_site_at(f->adapter, layer, members[i]);
+        if (site < 0)
+            continue;
+        const bool alone = f->adapter->ops->replaces_base;
+        const size_t column = model_column(model, members[i]);
+        f->adapter->ops->forward(f->adapter, (size_t)site, e, f->parameters, y + column, ldy, x,
+                                 ldx, n_rows, accumulate || !alone, saved[members[i]], f->scratch);
+        if (!alone || !g->bias)
+            continue;
+        const size_t width = model_outputs(model, members[i]);
+        for (size_t r = 0; r < n_rows; r++)
+            for (size_t k = column; k < column + width; k++)
+                y[r * ldy + k] += g->bias[k];
+    }
 }
 
-static int forward_layer(struct forward *f, struct kv_cache *cache, const struct batch *batch,
-                         size_t index, struct layer_buffers *b)
+int forward_layer(struct forward *f, struct kv_cache *cache, const struct batch *batch,
+                  size_t index, const struct layer_buffers *b)
 {
     const struct model *model = f->model;
     const struct model_config *c = &model->config;
     const struct layer *l = &model->layers[index];
     const struct engine *e = &model->engine;
     const struct engine_ops *ops = e->ops;
-    const struct attention_layer a = attention_of(model, index);
+    const struct attention_layer a = model_attention_layer(model, index);
     const float eps = (float)c->rms_norm_eps;
-    const size_t n = batch->n_rows;
+    const size_t n = batch->n_rows, h_bytes = n * f->ld_hidden * sizeof(float);
 
+    if (b->h_attention)
+        memcpy(b->h_attention, f->h, h_bytes);
     ops->norm(e, b->attention_input, f->ld_hidden, f->h, f->ld_hidden, NULL, n, l->attention_norm,
               c->hidden_size, eps);
-    ops->product(e, b->qkv, f->ld_qkv, b->attention_input, f->ld_hidden, n, &l->qkv, l->qkv_bias,
-                 false);
+    run_group(f, index, GROUP_QKV, b->qkv, f->ld_qkv, b->attention_input, f->ld_hidden, n, false,
+              b->saved);
     ops->store(e, &a, cache, batch, b->qkv, f->ld_qkv, b->q);
     if (ops->attention(e, &a, cache, batch, b->q, b->attention_output, f->ld_heads) != 0)
         return -1;
-    ops->product(e, f->h, f->ld_hidden, b->attention_output, f->ld_heads, n, &l->output,
-                 l->output_bias, true);
+    run_group(f, index, GROUP_OUTPUT, f->h, f->ld_hidden, b->attention_output, f->ld_heads, n, true,
+              b->saved);
+    if (b->h_ffn)
+        memcpy(b->h_ffn, f->h, h_bytes);
     ops->norm(e, b->ffn_input, f->ld_hidden, f->h, f->ld_hidden, NULL, n, l->ffn_norm,
               c->hidden_size, eps);
-    ops->product(e, b->gate_up, f->ld_gate_up, b->ffn_input, f->ld_hidden, n, &l->gate_up,
-                 l->gate_up_bias, false);
+    run_group(f, index, GROUP_GATE_UP, b->gate_up, f->ld_gate_up, b->ffn_input, f->ld_hidden, n,
+              false, b->saved);
     ops->swiglu(e, b->ffn_hidden, f->ld_ffn, b->gate_up, f->ld_gate_up, model->up_offset, n,
                 c->ffn_size);
-    ops->product(e, f->h, f->ld_hidden, b->ffn_hidden, f->ld_ffn, n, &l->down, l->down_bias, true);
+    run_group(f, index, GROUP_DOWN, f->h, f->ld_hidden, b->ffn_hidden, f->ld_ffn, n, true,
+              b->saved);
     return 0;
 }
 
-int forward_run(struct forward *f, struct kv_cache *cache, const struct batch *batch)
+/* Every projection must have its base weights or a site that stands in for them, but not both. */
+static int check_adapter(const struct forward *f)
+{
+    const struct model *model = f->model;
+    const struct adapter *a = f->adapter;
+
+    if (a && a->n_layers != model->config.n_layers)
+        return error_set("the adapter has %zu layers, the model %zu: it is another model's",
+                         a->n_layers, model->config.n_layers);
+    for (size_t layer = 0; layer < model->config.n_layers; layer++)
+        for (int p = 0; p < PROJECTION_COUNT; p++) {
+            const bool replaced =
+                a && a->ops->replaces_base && adapter_site_at(a, layer, (enum projection)p) >= 0;
+            if (replaced == model_has_weights(model, layer, (enum projection)p))
+                return error_set(
+                    replaced ? "layer %zu: %s has its base weights and an adapter in their place"
+                             : "layer %zu: the weights of %s were given up to an adapter, which "
+                               "must be attached: load the model anew to run without it",
+                    layer, projection_name((enum projection)p));
+        }
+    return 0;
+}
+
+int forward_begin(struct forward *f, const struct batch *batch)
 {
     struct model *model = f->model;
     size_t n_positions = 0;
 
+    if (check_adapter(f) != 0)
+        return -1;
+    const size_t scratch_bytes = round_up(adapter_scratch_bytes(f->adapter, f->max_rows), 64);
+    if (scratch_bytes > f->scratch_bytes) {
+        free(f->scratch);
+        f->scratch_bytes = 0;
+        f->scratch = aligned_alloc(64, scratch_bytes);
+        if (!f->scratch)
+            return error_set("no memory for an adapter's work on %zu tokens", f->max_rows);
+        f->scratch_bytes = scratch_bytes;
+    }
     for (size_t i = 0; i < batch->n_runs; i++) {
         const size_t end = batch->runs[i].first_position + batch->runs[i].n_rows;
         n_positions = end > n_positions ? end : n_positions;
     }
     if (rope_extend(&model->rope, n_positions) != 0)
         return -1;
-    const struct engine *e = &model->engine;
-    e->ops->embed(e, f->h, f->ld_hidden,
-                  model->config.tied_embeddings ? &model->head : &model->embedding, batch->ids,
-                  batch->n_rows);
-    for (size_t i = 0; i < model->config.n_layers; i++)
+    model->engine.ops->embed(&model->engine, f->h, f->ld_hidden,
+                             model->config.tied_embeddings ? &model->head : &model->embedding,
+                             batch->ids, batch->n_rows);
+    return 0;
+}
+
+int forward_run(struct forward *f, struct kv_cache *cache, const struct batch *batch)
+{
+    if (forward_begin(f, batch) != 0)
+        return -1;
+    for (size_t i = 0; i < f->model->config.n_layers; i++)
         if (forward_layer(f, cache, batch, i, &f->buffers) != 0)
             return -1;
     return 0;

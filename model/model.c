@@ -12,7 +12,7 @@ enum { LOAD_ROWS = 64 }; /* rows dequantised at a time; a multiple of KERNEL_COL
 
 static const struct tensor *find(const struct checkpoint *ck, size_t layer, const char *suffix)
 {
-    char name[128];
+    char name[160];
     snprintf(name, sizeof name, "model.layers.%zu.%s", layer, suffix);
     return checkpoint_find(ck, name);
 }
@@ -119,24 +119,30 @@ static int load_vector(const struct checkpoint *ck, float **v, size_t width, siz
     return bad == n ? 0 : not_finite(t, bad, (*v)[at + bad]);
 }
 
-/* One or more projections that read the same input, side by side. */
-static int load_projections(const struct model *model, const struct checkpoint *ck, size_t layer,
-                            struct matrix *m, float **bias, size_t width, size_t k, size_t n,
-                            const char *const *names, const size_t *offsets)
+/* The projections that read the same input, side by side. */
+static int load_group(const struct model *model, const struct checkpoint *ck, size_t layer,
+                      int group)
 {
-    if (matrix_create(m, model->options.element, width, k) != 0)
+    struct group *g = &model->layers[layer].groups[group];
+    enum projection members[GROUP_MEMBERS];
+    const size_t n = group_members(group, members), width = model_group_outputs(model, group);
+
+    g->n_spans = 1;
+    if (matrix_create(&g->spans[0].m, model->options.element, width,
+                      model_group_inputs(model, group)) != 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
+        const size_t column = model_column(model, members[i]);
         char name[96];
-        snprintf(name, sizeof name, "%s.weight", names[i]);
+        snprintf(name, sizeof name, "%s.weight", projection_name(members[i]));
         const struct tensor *t = find(ck, layer, name);
         if (!t)
             return missing(ck, name);
-        if (load_matrix(model, ck, m, offsets[i], t) != 0)
+        if (load_matrix(model, ck, &g->spans[0].m, column, t) != 0)
             return -1;
-        snprintf(name, sizeof name, "%s.bias", names[i]);
+        snprintf(name, sizeof name, "%s.bias", projection_name(members[i]));
         t = find(ck, layer, name);
-        if (t && load_vector(ck, bias, width, offsets[i], t) != 0)
+        if (t && load_vector(ck, &g->bias, width, column, t) != 0)
             return -1;
     }
     return 0;
@@ -146,12 +152,6 @@ static int load_layer(struct model *model, const struct checkpoint *ck, size_t i
 {
     const struct model_config *c = &model->config;
     struct layer *l = &model->layers[index];
-    static const char *const qkv[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
-    static const char *const output[] = {"self_attn.o_proj"};
-    static const char *const gate_up[] = {"mlp.gate_proj", "mlp.up_proj"};
-    static const char *const down[] = {"mlp.down_proj"};
-    const size_t qkv_at[] = {0, model->k_offset, model->v_offset};
-    const size_t gate_up_at[] = {0, model->up_offset}, zero[] = {0};
     const struct {
         const char *name;
         float **vector;
@@ -164,15 +164,9 @@ static int load_layer(struct model *model, const struct checkpoint *ck, size_t i
         {"self_attn.k_norm.weight", &l->k_norm, c->head_dim, c->qk_norm},
     };
 
-    if (load_projections(model, ck, index, &l->qkv, &l->qkv_bias, model->qkv_width, c->hidden_size,
-                         3, qkv, qkv_at) != 0 ||
-        load_projections(model, ck, index, &l->output, &l->output_bias, c->hidden_size,
-                         c->n_heads * c->head_dim, 1, output, zero) != 0 ||
-        load_projections(model, ck, index, &l->gate_up, &l->gate_up_bias, model->gate_up_width,
-                         c->hidden_size, 2, gate_up, gate_up_at) != 0 ||
-        load_projections(model, ck, index, &l->down, &l->down_bias, c->hidden_size, c->ffn_size, 1,
-                         down, zero) != 0)
-        return -1;
+    for (int group = 0; group < GROUP_COUNT; group++)
+        if (load_group(model, ck, index, group) != 0)
+            return -1;
     for (size_t i = 0; i < sizeof norms / sizeof *norms; i++) {
         if (!norms[i].wanted)
             continue;
@@ -285,18 +279,21 @@ void model_free(struct model *model)
         return;
     for (size_t i = 0; model->layers && i < model->config.n_layers; i++) {
         struct layer *l = &model->layers[i];
-        matrix_free(&l->qkv);
-        matrix_free(&l->output);
-        matrix_free(&l->gate_up);
-        matrix_free(&l->down);
-        float *const vectors[] = {l->qkv_bias,       l->output_bias, l->gate_up_bias, l->down_bias,
-                                  l->attention_norm, l->ffn_norm,    l->q_norm,       l->k_norm};
+        for (int g = 0; g < GROUP_COUNT; g++) {
+            for (size_t j = 0; j < l->groups[g].n_spans; j++) {
+                matrix_free(&l->groups[g].spans[j].m);
+                matrix_free(&l->groups[g].spans[j].t);
+            }
+            free(l->groups[g].bias);
+        }
+        float *const vectors[] = {l->attention_norm, l->ffn_norm, l->q_norm, l->k_norm};
         for (size_t j = 0; j < sizeof vectors / sizeof *vectors; j++)
             free(vectors[j]);
     }
     free(model->layers);
     matrix_free(&model->embedding);
     matrix_free(&model->head);
+    matrix_free(&model->head_t);
     free(model->final_norm);
     engine_free(&model->engine);
     rope_free(&model->rope);
@@ -317,4 +314,10 @@ const struct model_options *model_get_options(const struct model *model)
 size_t model_n_parameters(const struct model *model)
 {
     return model->n_parameters;
+}
+
+void model_attach(struct model *model, const struct adapter *adapter, const float *parameters)
+{
+    model->adapter = adapter;
+    model->adapter_parameters = parameters;
 }

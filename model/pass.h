@@ -29,7 +29,9 @@ struct pass *pass_create(struct model *model, const struct adapter *adapter,
                          const struct pass_options *options);
 void pass_free(struct pass *pass);
 
-/* Bytes that a pass of these options takes. */
+/* Bytes that a pass of these options takes, with the keys and values of max_rows tokens. The cache
+ * has whole pages of 64 positions: each sequence that ends in one of its own takes up to that much
+ * more. */
 size_t pass_bytes(const struct model *model, const struct adapter *adapter,
                   const struct pass_options *options);
 
