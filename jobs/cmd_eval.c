@@ -12,6 +12,7 @@
 #include "jobs/commands.h"
 #include "jobs/load.h"
 #include "jobs/output.h"
+#include "jobs/task_list.h"
 #include "mpi/error.h"
 #include "mpi/progress.h"
 #include "mpi/text.h"
@@ -41,62 +42,6 @@ struct run {
     double start;
 };
 
-/* ---- tasks ------------------------------------------------------------------------------------
- */
-
-/* PREFIX/share/t2/tasks for a binary at PREFIX/bin/t2. */
-static void installed_tasks(char *folder, size_t size)
-{
-    char path[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-
-    folder[0] = '\0';
-    for (int up = 0; n > 0 && up < 2; up++) {
-        path[n] = '\0';
-        char *slash = strrchr(path, '/');
-        n = slash ? slash - path : 0;
-    }
-    if (n > 0 && (size_t)n + sizeof "/share/t2/tasks" <= size)
-        snprintf(folder, size, "%.*s/share/t2/tasks", (int)n, path);
-}
-
-static int load_tasks(struct run *run, const char *model)
-{
-    char installed[PATH_MAX], own[PATH_MAX + sizeof "/tasks"], name[PATH_MAX];
-    const char *const folders[] = {installed, T2_SOURCE_DATA "/tasks", T2_INSTALL_DATA "/tasks",
-                                   own, NULL};
-
-    installed_tasks(installed, sizeof installed);
-    snprintf(own, sizeof own, "%s/tasks", model); /* data/mini brings its own */
-    if (!run->settings->tasks || !*run->settings->tasks) {
-        char *names = task_names(folders);
-        error_set("--tasks is missing; tasks: %s, or the path of an .ini file",
-                  names ? names : "none found");
-        free(names);
-        return -1;
-    }
-    for (const char *p = run->settings->tasks; *p; p += *p == ',') {
-        size_t n = strcspn(p, ",");
-        if (n == 0)
-            continue;
-        if (n >= sizeof name)
-            return error_set("--tasks: a name of %zu characters is no task", n);
-        memcpy(name, p, n);
-        name[n] = '\0';
-        p += n;
-        if (run->n_tasks == MAX_TASKS)
-            return error_set("--tasks: at most %d tasks in one run", MAX_TASKS);
-        struct task *task = &run->tasks[run->n_tasks];
-        if (task_load(task, name, folders))
-            return -1;
-        run->n_tasks++;
-        for (size_t i = 0; i + 1 < run->n_tasks; i++)
-            if (strcmp(run->tasks[i].name, task->name) == 0)
-                return error_set("--tasks: %s is there twice", task->name);
-    }
-    return run->n_tasks ? 0 : error_set("--tasks names no task");
-}
-
 /* ---- what is recorded -------------------------------------------------------------------------
  */
 
@@ -105,6 +50,8 @@ static int write_results(struct run *run)
     const struct settings *s = run->settings;
     const struct model_options *options = &run->loaded.model_options;
 
+    if (run->loaded.identity[0])
+        strcpy(run->identity, run->loaded.identity);
     if (!run->identity[0] && checkpoint_identity(run->loaded.checkpoint, run->identity))
         return -1;
     struct run_info info = {
@@ -234,7 +181,8 @@ static int prepare(struct run *run, const char *model)
     strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
     cpu_describe(run->cpu, sizeof run->cpu);
     run->data_root = dataset_root(run->settings->data);
-    if (!run->data_root || load_tasks(run, model))
+    if (!run->data_root || task_list_load(run->settings->tasks, "--tasks", model, run->tasks,
+                                          MAX_TASKS, &run->n_tasks))
         return -1;
     if (run->settings->out && run->comm->rank == 0)
         return output_check(run->settings->out);
@@ -291,6 +239,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         {"data", 0, OPTION_STRING, &s.data, "DIR",
          .help = "folder of the data sets (default: T2_DATA, else t2 in the user's data folder)"},
         LOAD_OPTION_SPECS(s.load),
+        LOAD_ADAPTER_SPECS(s.load),
         {"fewshot", 0, OPTION_INT, &s.fewshot, "N", .min = -1, .max = 1000,
          .help = "examples before each question (default: -1, as the task says)"},
         {"max-new", 'n', OPTION_INT, &s.max_new, "N", .min = 0, .max = 1e6,

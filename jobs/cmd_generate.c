@@ -437,6 +437,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
          .help = "one prompt a line, or a .jsonl with a field \"prompt\"; answers in its order, "
                  "ranks share the work"},
         LOAD_OPTION_SPECS(s.load),
+        LOAD_ADAPTER_SPECS(s.load),
         {"temperature", 0, OPTION_DOUBLE, &s.temperature, "X", .min = 0, .max = 1e3,
          .help = "sampling temperature; 0: the likeliest token"},
         {"top-k", 0, OPTION_INT, &s.top_k, "K", .min = 0, .max = 1e9,

@@ -1,4 +1,4 @@
-/* t2 inspect: what a model, factor or results file holds, for people. */
+/* t2 inspect: what a model, factor, expert, training state or results file holds, for people. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,8 +8,10 @@
 #include "jobs/commands.h"
 #include "model/checkpoint.h"
 #include "model/describe.h"
+#include "model/expert.h"
 #include "model/factors.h"
 #include "mpi/error.h"
+#include "train/train_result.h"
 
 static int inspect_model(const char *path, bool verbose)
 {
@@ -40,10 +42,14 @@ static int inspect(const char *path, bool verbose)
         return inspect_model(path, verbose);
     if (factors_is_file(path))
         return factors_describe(path, stdout, verbose);
+    if (expert_is_file(path))
+        return expert_describe(path, stdout, verbose);
+    if (train_state_is_file(path))
+        return train_state_describe(path, stdout);
     if (results_is_hdf5(path))
         return results_describe(path, stdout);
-    return error_set("%s: neither a model (a Hugging Face folder or a GGUF file) nor a factor "
-                     "or results file (HDF5)%s",
+    return error_set("%s: neither a model (a Hugging Face folder or a GGUF file) nor a factor, "
+                     "expert, state or results file (HDF5)%s",
                      path,
                      strstr(path, ".safetensors") ? "; give the folder that the file is in" : "");
 }
@@ -67,11 +73,12 @@ static int command_run(const struct comm *comm, int argc, char **argv)
 
 const struct command command_inspect = {
     .name = "inspect",
-    .summary = "Shows what a model, factor or results file holds.",
+    .summary = "Shows what a model, factor, expert or results file holds.",
     .arguments = "FILE|DIR",
     .details = "examples\n"
                "  t2 inspect SmolLM2-135M-Instruct.Q4_1.gguf\n"
                "  t2 inspect factors.h5 --verbose\n"
+               "  t2 inspect expert.h5\n"
                "  t2 inspect results.h5",
     .run = command_run,
 };

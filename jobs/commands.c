@@ -7,6 +7,8 @@ const struct command *const commands[] = {
     &command_generate,
     &command_eval,
     &command_decompose,
+    &command_train,
+    &command_export,
     &command_inspect,
     &command_data,
     NULL,

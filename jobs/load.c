@@ -5,8 +5,18 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "jobs/load_adapter.h"
+#include "model/adapter_svf.h"
+#include "model/identity.h"
+#include "model/merge.h"
 #include "mpi/error.h"
 #include "mpi/threads.h"
+
+/* t2 train has a --factors of its own. */
+static bool names_factors(const struct load_options *options, struct option_spec *table)
+{
+    return options->factors && option_find(table, "adapter");
+}
 
 int load_check_options(const struct load_options *options, struct option_spec *table)
 {
@@ -18,6 +28,8 @@ int load_check_options(const struct load_options *options, struct option_spec *t
         return error_set("--chat-format has no meaning with --raw");
     if (raw && options->system)
         return error_set("--system needs the chat format: leave --raw out");
+    if (!options->adapter && (options->unmerged || names_factors(options, table)))
+        return error_set("--factors and --unmerged are about an --adapter, which is missing");
     return 0;
 }
 
@@ -108,6 +120,69 @@ static int check_tokenizer(const struct loaded *l, const char *path)
                      path, n, rows);
 }
 
+static int load_plain(struct loaded *l)
+{
+    l->model = model_load(l->checkpoint, &l->model_options);
+    return l->model ? 0 : -1;
+}
+
+static int load_merged(struct loaded *l, const struct adapter_files *files)
+{
+    struct merge *merge = merge_create(&files->expert, files->factors, l->model_options.isa, 0);
+
+    if (merge)
+        l->model = model_load_merged(l->checkpoint, &l->model_options, merge);
+    merge_free(merge);
+    return l->model ? 0 : -1;
+}
+
+/* The adapter in its training form; the multipliers that the file holds are its parameters. */
+static int load_unmerged(struct loaded *l, const struct adapter_files *files)
+{
+    const struct expert *e = &files->expert;
+    struct module *modules = malloc((e->n_matrices + 1) * sizeof *modules);
+    struct merge *check = NULL;
+    int status = -1;
+
+    if (!modules) {
+        error_set("out of memory");
+        goto done;
+    }
+    for (size_t i = 0; i < e->n_matrices; i++)
+        modules[i] = e->matrices[i].module;
+    /* The same demands on expert and factors. */
+    if (!(check = merge_create(e, files->factors, l->model_options.isa, 0)) || load_plain(l) != 0)
+        goto done;
+    l->adapter = adapter_svf_create(l->model, l->checkpoint, files->factors, modules, e->n_matrices,
+                                    SVF_DIRECT, false, 0);
+    if (!l->adapter)
+        goto done;
+    for (size_t i = 0; i < l->adapter->n_sites; i++) {
+        const struct adapter_site *site = &l->adapter->sites[i];
+        for (size_t k = 0; k < e->matrices[i].n_parameters; k++)
+            if (strcmp(e->matrices[i].parameters[k].name, "z") == 0)
+                memcpy(l->adapter->parameters + site->first_parameter,
+                       e->matrices[i].parameters[k].values, site->n_parameters * sizeof(float));
+    }
+    model_attach(l->model, l->adapter, l->adapter->parameters);
+    status = 0;
+done:
+    free(modules);
+    merge_free(check);
+    return status;
+}
+
+static int load_with_adapter(const char *path, const struct load_options *options, struct loaded *l)
+{
+    struct adapter_files files;
+    int status = adapter_files_open(&files, options->adapter, options->factors, l->identity, path);
+
+    if (status == 0)
+        status = options->unmerged ? load_unmerged(l, &files) : load_merged(l, &files);
+    adapter_files_close(&files);
+    return status;
+}
+
 static int open_local(const char *path, const struct load_options *options, bool chat_asked,
                       struct loaded *l)
 {
@@ -117,8 +192,7 @@ static int open_local(const char *path, const struct load_options *options, bool
     if (!l->tokenizer || check_tokenizer(l, path) != 0 ||
         recognise_chat(options, chat_asked, path, l) != 0)
         return -1;
-    l->model = model_load(l->checkpoint, &l->model_options);
-    return l->model ? 0 : -1;
+    return options->adapter ? load_with_adapter(path, options, l) : load_plain(l);
 }
 
 int load_open(const struct comm *comm, const char *path, const struct load_options *options,
@@ -138,6 +212,9 @@ int load_open(const struct comm *comm, const char *path, const struct load_optio
     rc = comm_agree(comm, loaded->checkpoint ? 0 : -1);
     if (rc == 0)
         rc = compare_ranks(comm, loaded->checkpoint, path);
+    if (rc == 0 && options->adapter)
+        rc = identity_compute(comm, loaded->checkpoint, loaded->model_options.n_threads,
+                              loaded->identity);
     if (rc == 0)
         rc = comm_agree(comm, open_local(path, options, chat_asked, loaded));
     if (rc != 0)
@@ -148,6 +225,9 @@ int load_open(const struct comm *comm, const char *path, const struct load_optio
 
 void load_free(struct loaded *loaded)
 {
+    if (loaded->model)
+        model_attach(loaded->model, NULL, NULL);
+    adapter_free(loaded->adapter);
     model_free(loaded->model);
     tokenizer_free(loaded->tokenizer);
     chat_free(&loaded->chat);

@@ -15,6 +15,8 @@ struct load_options {
     bool raw, chat;    /* --raw, --chat */
     const char *chat_format;
     const char *system;
+    const char *adapter, *factors; /* expert and factor file, or NULL */
+    bool unmerged;
 };
 
 static inline struct load_options load_defaults(void)
@@ -39,6 +41,13 @@ static inline struct load_options load_defaults(void)
      .help = "the chat format's family, in place of recognising the model's template"},            \
     {"system", 0, OPTION_STRING, &(o).system, "TEXT",                                              \
      .help = "system message (default: the template's own)"}
+#define LOAD_ADAPTER_SPECS(o)                                                                      \
+    {"adapter", 'a', OPTION_STRING, &(o).adapter, "FILE.h5",                                       \
+     .help = "an expert of t2 train, merged into the weights"},                                    \
+    {"factors", 0, OPTION_STRING, &(o).factors, "FILE.h5",                                         \
+     .help = "of the adapter (default: those that it was trained with)"},                          \
+    {"unmerged", 0, OPTION_FLAG, &(o).unmerged,                                                    \
+     .help = "run the adapter in the form that is trained, without merged weights"}
 /* clang-format on */
 
 struct loaded {
@@ -46,6 +55,8 @@ struct loaded {
     struct tokenizer *tokenizer;
     struct chat_format chat; /* CHAT_NONE: raw */
     struct model *model;
+    struct adapter *adapter; /* --unmerged */
+    char identity[65];       /* of the model, where an adapter asked for it; else "" */
     struct model_options model_options;
     double seconds;
 };

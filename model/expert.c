@@ -65,6 +65,8 @@ int expert_put(hid_t file, const struct expert *expert)
         h5_put_text(file, "adapter", expert->kind) ||
         put_optional(file, "parametrisation", expert->parametrisation) ||
         put_optional(file, "model", expert->model) || put_optional(file, "task", expert->task) ||
+        put_optional(file, "factors", expert->factors) ||
+        put_optional(file, "factors_identity", expert->factors_identity) ||
         put_optional(file, "adapter_settings", expert->settings))
         return -1;
     for (size_t i = 0; i < expert->n_matrices; i++)
@@ -163,6 +165,16 @@ static int read_matrix(struct reading *r, hid_t group, const char *layer, const 
     m->layer = (size_t)index;
     m->n_rows = (size_t)n_rows;
     m->n_columns = (size_t)n_columns;
+    /* One place for each matrix, so that none is there twice. */
+    char own_path[sizeof m->path + 32], own_tensor[sizeof m->tensor + 32];
+    snprintf(own_path, sizeof own_path, "/layers/%02zu/%s", m->layer, m->name);
+    snprintf(own_tensor, sizeof own_tensor, "model.layers.%zu.%s.weight", m->layer, m->name);
+    if (projection_find(m->name) == PROJECTION_COUNT || strcmp(own_path, m->path) != 0 ||
+        strcmp(own_tensor, m->tensor) != 0) {
+        error_set("%s is not where the matrix %.80s of layer %zu belongs", m->path, m->tensor,
+                  m->layer);
+        goto done;
+    }
     if (H5Literate(group, H5_INDEX_NAME, H5_ITER_INC, NULL, each_parameter, r) < 0)
         goto done;
     if (r->matrix->n_parameters == 0) {
@@ -234,6 +246,8 @@ static int read_all(struct expert *expert, hid_t file)
     h5_get_text(file, "parametrisation", &expert->parametrisation);
     h5_get_text(file, "model", &expert->model);
     h5_get_text(file, "task", &expert->task);
+    h5_get_text(file, "factors", &expert->factors);
+    h5_get_text(file, "factors_identity", &expert->factors_identity);
     h5_get_text(file, "adapter_settings", &expert->settings);
     layers =
         H5Lexists(file, "layers", H5P_DEFAULT) > 0 ? H5Gopen2(file, "layers", H5P_DEFAULT) : -1;
@@ -297,6 +311,8 @@ void expert_free(struct expert *expert)
     free(expert->parametrisation);
     free(expert->model);
     free(expert->task);
+    free(expert->factors);
+    free(expert->factors_identity);
     free(expert->settings);
     memset(expert, 0, sizeof *expert);
 }

@@ -29,11 +29,13 @@ struct expert_matrix {
 
 struct expert {
     char *path;
-    char identity[65];     /* of the model */
-    char *kind;            /* "svf", "lora" ... */
-    char *parametrisation; /* svf: "direct" or "sigmoid" */
-    char *model, *task;    /* as given, for people; may be NULL */
-    char *settings;        /* the kind's own constants as INI text (rank, alpha, ...), or NULL */
+    char identity[65];                /* of the model */
+    char *kind;                       /* "svf", "lora" ... */
+    char *parametrisation;            /* svf: "direct" or "sigmoid" */
+    char *model, *task;               /* as given, for people; may be NULL */
+    char *factors, *factors_identity; /* svf: the factor file's path at training, and its
+                                         factors_fingerprint(); may be NULL */
+    char *settings; /* the kind's own constants as INI text (rank, alpha, ...), or NULL */
     struct expert_matrix *matrices;
     size_t n_matrices;
 };

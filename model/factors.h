@@ -91,6 +91,10 @@ const struct factors_matrix *factors_find(const struct factors *f, const char *p
 int factors_read(struct factors *f, const struct factors_matrix *matrix, size_t first, size_t n,
                  float *rows);
 
+/* SHA-256 (64 hex digits + NUL) by which an expert knows its factors again: of the model's identity
+ * and each matrix's path, shape, singular values and three of its vectors. */
+int factors_fingerprint(struct factors *f, char hex[65]);
+
 /* For t2 inspect: origin, a line a matrix (or a summary by module unless verbose): side, shape,
  * type, largest, median and smallest sigma, condition, share of the sum held by the top r values
  * (the paper's figures 10 and 11), method, checks. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/merge.h"
 #include "model/model_internal.h"
 #include "mpi/error.h"
 
@@ -49,6 +50,7 @@ struct load_job {
     const struct tensor *t;
     size_t n_rows, width;
     float *scratch; /* [threads, LOAD_ROWS, width] */
+    float *whole;   /* [n_rows, width] where the weights are changed before they are packed */
     /* [parts]: element index of the first bad value, and the value */
     size_t *bad;
     float *bad_values;
@@ -59,13 +61,25 @@ static void load_rows(void *arg, size_t part, int thread)
     const struct load_job *j = arg;
     const size_t r = part * LOAD_ROWS;
     const size_t n = j->n_rows - r < LOAD_ROWS ? j->n_rows - r : LOAD_ROWS;
-    float *rows = j->scratch + (size_t)thread * LOAD_ROWS * j->width;
+    float *rows =
+        j->whole ? j->whole + r * j->width : j->scratch + (size_t)thread * LOAD_ROWS * j->width;
 
     tensor_read_rows(j->t, r, n, rows);
     const size_t at = first_not_finite(rows, n * j->width);
     j->bad[part] = at < n * j->width ? r * j->width + at : SIZE_MAX;
     j->bad_values[part] = at < n * j->width ? rows[at] : 0;
-    matrix_pack_rows(j->m, j->first + r, n, rows);
+    if (!j->whole)
+        matrix_pack_rows(j->m, j->first + r, n, rows);
+}
+
+static void pack_rows(void *arg, size_t part, int thread)
+{
+    const struct load_job *j = arg;
+    const size_t r = part * LOAD_ROWS;
+    const size_t n = j->n_rows - r < LOAD_ROWS ? j->n_rows - r : LOAD_ROWS;
+    (void)thread;
+
+    matrix_pack_rows(j->m, j->first + r, n, j->whole + r * j->width);
 }
 
 /* Packs all rows of tensor t as outputs first ... of m. */
@@ -79,12 +93,15 @@ static int load_matrix(const struct model *model, const struct checkpoint *ck, s
                            .n_rows = tensor_n_rows(t),
                            .width = tensor_row_elements(t)};
     const size_t n_parts = (job.n_rows + LOAD_ROWS - 1) / LOAD_ROWS;
+    const bool changed = model->merge && merge_wants(model->merge, t);
     int status = -1;
 
+    if (changed)
+        job.whole = malloc(job.n_rows * job.width * sizeof *job.whole);
     job.scratch = malloc((size_t)team_size(team) * LOAD_ROWS * job.width * sizeof *job.scratch);
     job.bad = malloc(n_parts * sizeof *job.bad);
     job.bad_values = malloc(n_parts * sizeof *job.bad_values);
-    if (!job.scratch || !job.bad || !job.bad_values) {
+    if (!job.scratch || !job.bad || !job.bad_values || (changed && !job.whole)) {
         error_set("no memory to load tensor %s of %s", t->name, t->file);
         goto done;
     }
@@ -95,9 +112,15 @@ static int load_matrix(const struct model *model, const struct checkpoint *ck, s
             not_finite(t, job.bad[i], job.bad_values[i]);
             goto done;
         }
+    if (changed) {
+        if (merge_apply(model->merge, t, job.whole, model->options.element, team) != 0)
+            goto done;
+        team_run(team, pack_rows, &job, n_parts);
+    }
     status = 0;
 done:
     free(job.scratch);
+    free(job.whole);
     free(job.bad);
     free(job.bad_values);
     return status;
@@ -227,6 +250,12 @@ static int copy_config(struct model_config *to, const struct model_config *from)
 
 struct model *model_load(const struct checkpoint *ck, const struct model_options *options)
 {
+    return model_load_merged(ck, options, NULL);
+}
+
+struct model *model_load_merged(const struct checkpoint *ck, const struct model_options *options,
+                                const struct merge *merge)
+{
     struct model *model = calloc(1, sizeof *model);
     int status = -1;
 
@@ -242,6 +271,7 @@ struct model *model_load(const struct checkpoint *ck, const struct model_options
     if (copy_config(&model->config, checkpoint_config(ck)) != 0)
         goto done;
     model->options = *options;
+    model->merge = merge;
     if (model->options.n_threads < 1)
         model->options.n_threads = 1;
     const struct model_config *c = &model->config;
@@ -264,6 +294,7 @@ struct model *model_load(const struct checkpoint *ck, const struct model_options
         const struct tensor *t = checkpoint_tensor(ck, i);
         model->n_parameters += tensor_n_rows(t) * tensor_row_elements(t);
     }
+    model->merge = NULL;
     status = 0;
 done:
     if (status != 0) {

@@ -22,6 +22,11 @@ struct model;
 struct model *model_load(const struct checkpoint *ck, const struct model_options *options);
 void model_free(struct model *model);
 
+struct merge;
+/* The same with the merged weights of an expert (merge.h; NULL: as they are). */
+struct model *model_load_merged(const struct checkpoint *ck, const struct model_options *options,
+                                const struct merge *merge);
+
 const struct model_config *model_get_config(const struct model *model);
 const struct model_options *model_get_options(const struct model *model);
 size_t model_n_parameters(const struct model *model);

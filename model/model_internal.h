@@ -46,6 +46,7 @@ struct model {
     float *final_norm;
     struct rope_table rope;
     size_t n_parameters;
+    const struct merge *merge;     /* while it is loaded */
     const struct adapter *adapter; /* model_attach(); not owned */
     const float *adapter_parameters;
 };

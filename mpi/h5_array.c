@@ -54,6 +54,16 @@ int h5_put_doubles(hid_t group, const char *name, const double *values, size_t n
     return put(group, name, H5T_NATIVE_DOUBLE, values, n_rows, n_columns);
 }
 
+/* Are all its bytes in the file? So that a few cannot stand for gigabytes. */
+static bool is_stored(hid_t dataset, hid_t type, hsize_t n_rows, hsize_t n_columns)
+{
+    size_t n_bytes = H5Tget_size(type);
+
+    return !__builtin_mul_overflow(n_bytes, n_rows, &n_bytes) &&
+           !__builtin_mul_overflow(n_bytes, n_columns, &n_bytes) &&
+           H5Dget_storage_size(dataset) >= n_bytes;
+}
+
 /* The dataset, if it holds real numbers in one or two dimensions; else negative. */
 static hid_t open_real(hid_t group, const char *name, size_t *n_rows, size_t *n_columns)
 {
@@ -65,7 +75,8 @@ static hid_t open_real(hid_t group, const char *name, size_t *n_rows, size_t *n_
     const int n_dims = space >= 0 ? H5Sget_simple_extent_ndims(space) : -1;
     const bool good = type >= 0 && H5Tget_class(type) == H5T_FLOAT &&
                       (n_dims == 1 || n_dims == 2) &&
-                      H5Sget_simple_extent_dims(space, shape, NULL) == n_dims;
+                      H5Sget_simple_extent_dims(space, shape, NULL) == n_dims &&
+                      is_stored(dataset, type, shape[0], n_dims == 2 ? shape[1] : 1);
 
     if (space >= 0)
         H5Sclose(space);

@@ -29,13 +29,14 @@ bool guard_looks_collapsed(const struct train_point *curve, size_t since, size_t
     return share >= share_limit && entropy < entropy_limit;
 }
 
-bool guard_is_below_base(const struct train_state *state, size_t n_valid)
+bool guard_is_below_base(const struct train_state *state)
 {
-    if (state->n_validations < 2 || n_valid == 0)
+    if (state->n_validations < 2)
         return false;
+    const double n = fmax(1, (double)state->validations[0].n_items);
     const double base = state->validations[0].score;
     const double last = state->validations[state->n_validations - 1].score;
-    const double error = sqrt(fmax(base * (1 - base), 1.0 / (double)n_valid) / (double)n_valid);
+    const double error = sqrt(fmax(base * (1 - base), 1 / n) / n);
 
     return last < base - 2 * error;
 }
@@ -50,8 +51,7 @@ void guard_check(const struct trainer *t, struct train_state *s, const float *or
         guard_looks_collapsed(s->curve, (size_t)s->last_alarm, (size_t)s->step, guard_window(o));
     const bool validated_now =
         s->n_validations > 0 && s->validations[s->n_validations - 1].step == s->step;
-    const bool below =
-        validated_now && s->last_alarm < s->step && guard_is_below_base(s, o->n_valid);
+    const bool below = validated_now && s->last_alarm < s->step && guard_is_below_base(s);
 
     if (!collapsed && !below)
         return;

@@ -21,7 +21,7 @@ size_t guard_window(const struct train_options *options);
 /* Do the last `window` of n points, all after step `since`, look collapsed? */
 bool guard_looks_collapsed(const struct train_point *curve, size_t since, size_t n, size_t window);
 /* Is the last validation worse than the first by more than chance? */
-bool guard_is_below_base(const struct train_state *state, size_t n_valid);
+bool guard_is_below_base(const struct train_state *state);
 
 /* After a step or a validation. origin [n]: the parameters at the start. */
 void guard_check(const struct trainer *trainer, struct train_state *state, const float *origin);

@@ -610,6 +610,17 @@ static int make_terms(const struct shard *shard, const struct rollout *r, size_t
     return 0;
 }
 
+/* The step, shard and prompts in which something failed, before the message. */
+static void say_where(const struct shard *shard, const struct rollout *r, size_t first, size_t end)
+{
+    const size_t *lines = r->items->data.lines;
+
+    error_prefix("step %llu, shard %zu, %s: prompts of lines %zu to %zu",
+                 (unsigned long long)shard->step + 1, shard->number, r->items->data.path,
+                 lines[shard->prompts[first < end ? first : 0].row],
+                 lines[shard->prompts[end - 1].row]);
+}
+
 /* A log-probability that is no number means the model has gone: name where. */
 static int check_terms(const struct shard *shard, const struct rollout *r, const struct terms *t)
 {
@@ -617,25 +628,23 @@ static int check_terms(const struct shard *shard, const struct rollout *r, const
         if (isfinite(t->results[k].logprob))
             continue;
         const size_t i = by_choice(r) ? t->answer[k] : t->answer[k] / shard->n_answers;
-        return error_set(
-            "step %llu, shard %zu: the log-probability of an answer to %s:%zu is not a "
-            "number",
-            (unsigned long long)shard->step + 1, shard->number, r->items->data.path,
-            r->items->data.lines[shard->prompts[i].row]);
+        return error_set("the log-probability of an answer to %s:%zu is not a number",
+                         r->items->data.path, r->items->data.lines[shard->prompts[i].row]);
     }
     return 0;
 }
 
-/* Softmax of the choices' log-likelihoods; terms k .. are the prompt's, returned: past its last. */
+/* Softmax of the choices' log-likelihoods (base: the base model's); terms k .. are the prompt's,
+ * returned: past its last. */
 static size_t choice_policy(const struct shard_prompt *p, const struct terms *t, size_t k,
-                            double *policy)
+                            bool base, double *policy)
 {
     double largest = -INFINITY, sum = 0;
 
     for (size_t j = 0; j < p->item.n_choices; j++) {
         policy[j] = 0;
-        for (size_t i = 0; i < p->choices[j].n; i++)
-            policy[j] += t->results[k++].logprob;
+        for (size_t i = 0; i < p->choices[j].n; i++, k++)
+            policy[j] += base ? t->results[k].base_logprob : t->results[k].logprob;
         largest = fmax(largest, policy[j]);
     }
     for (size_t j = 0; j < p->item.n_choices; j++)
@@ -655,7 +664,7 @@ static void choose(struct shard *shard, const struct rollout *r, const struct te
 
     for (size_t i = first; i < end; i++) {
         const struct shard_prompt *p = &shard->prompts[i];
-        k = choice_policy(p, t, k, policy);
+        k = choice_policy(p, t, k, false, policy);
         for (size_t a = 0; a < shard->n_answers; a++) {
             const size_t index = i * shard->n_answers + a;
             struct answer *answer = &shard->answers[index];
@@ -689,14 +698,17 @@ static void weigh_choices(const struct shard *shard, const struct rollout *r, st
                           struct shard_sums *sums)
 {
     const struct train_options *o = options_of(r);
-    double policy[TASK_MAX_LIST];
+    const bool estimate = o->kl != 0 && (o->kl_form == KL_K1 || o->kl_form == KL_K3);
+    double policy[TASK_MAX_LIST], base[TASK_MAX_LIST];
     size_t k = 0;
 
     for (size_t i = first; i < end; i++) {
         const struct shard_prompt *p = &shard->prompts[i];
         size_t at = k;
         double weights[TASK_MAX_LIST] = {0};
-        k = choice_policy(p, t, k, policy);
+        if (estimate)
+            choice_policy(p, t, k, true, base);
+        k = choice_policy(p, t, k, false, policy);
         for (size_t j = 0; j < p->item.n_choices; j++)
             sums->entropy -= policy[j] > 0 ? policy[j] * log(policy[j]) : 0;
         sums->n_tokens++;
@@ -704,9 +716,13 @@ static void weigh_choices(const struct shard *shard, const struct rollout *r, st
             const struct answer *answer = &shard->answers[i * shard->n_answers + a];
             const double advantage = advantages[i * shard->n_answers + a];
             const double logprob = log(policy[answer->choice]);
-            const double w = objective_token_weight(
-                advantage, logprob, answer->logprobs ? answer->logprobs[0] : logprob,
-                o->clip_ratio);
+            double value = 0, w = objective_token_weight(
+                                  advantage, logprob,
+                                  answer->logprobs ? answer->logprobs[0] : logprob, o->clip_ratio);
+            if (estimate)
+                w += objective_kl_weight(o->kl_form, o->kl, logprob, log(base[answer->choice]),
+                                         &value);
+            sums->kl += value;
             sums->loss -= advantage * logprob;
             for (size_t j = 0; j < p->item.n_choices; j++)
                 weights[j] += w * ((j == (size_t)answer->choice) - policy[j]);
@@ -819,12 +835,13 @@ int shard_roll_out(struct shard *shard, struct rollout *r, const float *paramete
 {
     const double start = now();
     struct terms t = {0};
+    size_t first = 0, end = shard->n_prompts;
     int status = -1;
 
     if (!in_pass(r) && roll_out_long(shard, r, parameters) != 0)
         goto done;
     shard->rolled_out = !in_pass(r);
-    for (size_t first = 0, end; first < shard->n_prompts; first = end) {
+    for (; first < shard->n_prompts; first = end) {
         end = group_end(shard, r, first);
         t.n = 0;
         if (run_group(shard, r, parameters, first, end) != 0 ||
@@ -840,6 +857,8 @@ int shard_roll_out(struct shard *shard, struct rollout *r, const float *paramete
     shard->rolled_out = true;
     status = 0;
 done:
+    if (status != 0)
+        say_where(shard, r, first, end);
     terms_free(&t);
     sums->seconds_rollout += now() - start;
     return status;
@@ -895,13 +914,8 @@ static int group_gradient(struct shard *shard, struct rollout *r, const float *p
     else
         weigh_tokens(shard, r, &t, advantages, &ignored);
     set_exact_kl(r, &t);
-    if (pass_backward(r->pass, base, t.places, t.terms, t.n, gradient, t.results) != 0) {
-        error_prefix("step %llu, shard %zu (prompts from %s:%zu on)",
-                     (unsigned long long)shard->step + 1, shard->number, r->items->data.path,
-                     r->items->data.lines[shard->prompts[first].row]);
-        goto done;
-    }
-    if (check_terms(shard, r, &t) != 0)
+    if (pass_backward(r->pass, base, t.places, t.terms, t.n, gradient, t.results) != 0 ||
+        check_terms(shard, r, &t) != 0)
         goto done;
     if (!chosen)
         weigh_tokens(shard, r, &t, advantages, sums); /* the same weights; now the loss is known */
@@ -909,6 +923,8 @@ static int group_gradient(struct shard *shard, struct rollout *r, const float *p
     sums->n_rows += (double)pass_n_rows(r->pass);
     status = 0;
 done:
+    if (status != 0)
+        say_where(shard, r, first, end);
     sums->seconds_gradient += now() - start;
     terms_free(&t);
     return status;
@@ -927,8 +943,10 @@ int shard_gradient(struct shard *shard, struct rollout *r, const float *paramete
         memcpy(own, advantages, n * sizeof *own);
     if (!shard->rolled_out && !in_pass(r)) {
         const double start = now();
-        if (roll_out_long(shard, r, parameters) != 0)
+        if (roll_out_long(shard, r, parameters) != 0) {
+            say_where(shard, r, 0, shard->n_prompts);
             goto done;
+        }
         shard->rolled_out = true;
         sums->seconds_rollout += now() - start;
     }

@@ -43,7 +43,7 @@ struct shard {
     bool rolled_out;
 };
 
-/* What a shard adds to a step's figures: sums over its answers and their tokens. */
+/* What a shard adds to a step's figures: sums over its answers and their tokens. Doubles alone. */
 struct shard_sums {
     double loss, kl, entropy, n_tokens, n_rows;
     double seconds_rollout, seconds_gradient;

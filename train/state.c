@@ -7,11 +7,12 @@
 #include "mpi/error.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
+#include "train/state_text.h"
 
 static const char file_kind[] = "t2 training state";
 enum { STATE_VERSION = 1 };
 _Static_assert(sizeof(struct train_point) % sizeof(double) == 0, "a point is a row of doubles");
-enum { POINT_COLUMNS = sizeof(struct train_point) / sizeof(double) };
+enum { POINT_COLUMNS = sizeof(struct train_point) / sizeof(double), VALIDATION_COLUMNS = 4 };
 
 int train_state_create(struct train_state *state, size_t n_parameters)
 {
@@ -40,14 +41,21 @@ void train_state_free(struct train_state *state)
     memset(state, 0, sizeof *state);
 }
 
-int train_state_add_point(struct train_state *state, const struct train_point *point)
+int train_state_reserve_point(struct train_state *state)
 {
     struct train_point *curve = realloc(state->curve, (state->step + 1) * sizeof *curve);
 
     if (!curve)
         return error_set("no memory for the training curve");
     state->curve = curve;
-    curve[state->step++] = *point;
+    return 0;
+}
+
+int train_state_add_point(struct train_state *state, const struct train_point *point)
+{
+    if (train_state_reserve_point(state) != 0)
+        return -1;
+    state->curve[state->step++] = *point;
     return 0;
 }
 
@@ -66,7 +74,8 @@ int train_state_add_validation(struct train_state *state, const struct train_val
 int train_state_write(const struct train_state *state, const char *settings, const char *path)
 {
     const size_t n = state->n;
-    double *validations = malloc((3 * state->n_validations + 1) * sizeof *validations);
+    double *validations =
+        malloc((VALIDATION_COLUMNS * state->n_validations + 1) * sizeof *validations);
     hid_t file = validations ? h5_create(path) : -1;
     int status = -1;
 
@@ -75,9 +84,11 @@ int train_state_write(const struct train_state *state, const char *settings, con
     if (file < 0)
         goto done;
     for (size_t i = 0; i < state->n_validations; i++) {
-        validations[3 * i] = (double)state->validations[i].step;
-        validations[3 * i + 1] = state->validations[i].score;
-        validations[3 * i + 2] = state->validations[i].gold_probability;
+        double *row = validations + VALIDATION_COLUMNS * i;
+        row[0] = (double)state->validations[i].step;
+        row[1] = (double)state->validations[i].n_items;
+        row[2] = state->validations[i].score;
+        row[3] = state->validations[i].gold_probability;
     }
     if (h5_put_text(file, "kind", file_kind) || h5_put_int(file, "format_version", STATE_VERSION) ||
         h5_put_text(file, "settings", settings) || h5_put_int(file, "step", (int64_t)state->step) ||
@@ -93,7 +104,8 @@ int train_state_write(const struct train_state *state, const char *settings, con
         (state->best_parameters &&
          h5_put_floats(file, "best_parameters", state->best_parameters, n, 0)) ||
         h5_put_doubles(file, "curve", (const double *)state->curve, state->step, POINT_COLUMNS) ||
-        h5_put_doubles(file, "validations", validations, state->n_validations, 3) ||
+        h5_put_doubles(file, "validations", validations, state->n_validations,
+                       VALIDATION_COLUMNS) ||
         h5_write(file, path))
         goto done;
     status = 0;
@@ -103,21 +115,20 @@ done:
     return status;
 }
 
-/* The first line in which two texts differ, for people. */
-static int differ(const char *path, const char *theirs, const char *ours)
+int state_text_differ(const char *path, const char *what, const char *theirs, const char *ours)
 {
     while (*theirs && *ours) {
         const size_t a = strcspn(theirs, "\n"), b = strcspn(ours, "\n");
         if (a != b || memcmp(theirs, ours, a) != 0)
-            return error_set("%s is the state of another run: it has '%.*s', this run has '%.*s'; "
+            return error_set("%s is %s of another run: it has '%.*s', this run has '%.*s'; "
                              "use the settings it was started with, or another --out",
-                             path, (int)a, theirs, (int)b, ours);
+                             path, what, (int)a, theirs, (int)b, ours);
         theirs += a + (theirs[a] == '\n');
         ours += b + (ours[b] == '\n');
     }
-    return error_set("%s is the state of another run: it has %s settings than this one; use the "
+    return error_set("%s is %s of another run: it has %s settings than this one; use the "
                      "settings it was started with, or another --out",
-                     path, *ours ? "fewer" : "more");
+                     path, what, *ours ? "fewer" : "more");
 }
 
 static int all_finite(const float *x, size_t n)
@@ -150,16 +161,22 @@ static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
     }
     state->curve = malloc(((size_t)n_points + 1) * sizeof *state->curve);
     state->validations = malloc((n_validations + 1) * sizeof *state->validations);
-    validations = malloc((3 * n_validations + 1) * sizeof *validations);
+    validations = malloc((VALIDATION_COLUMNS * n_validations + 1) * sizeof *validations);
     if (!state->curve || !state->validations || !validations)
         error_set("out of memory");
     else if (h5_get_doubles(file, "curve", (double *)state->curve, (size_t)n_points,
                             POINT_COLUMNS) == 0 &&
-             h5_get_doubles(file, "validations", validations, n_validations, 3) == 0)
+             h5_get_doubles(file, "validations", validations, n_validations, VALIDATION_COLUMNS) ==
+                 0)
         status = 0;
-    for (size_t i = 0; status == 0 && i < n_validations; i++)
-        state->validations[i] = (struct train_validation){
-            (uint64_t)validations[3 * i], validations[3 * i + 1], validations[3 * i + 2]};
+    for (size_t i = 0; status == 0 && i < n_validations; i++) {
+        const double *row = validations + VALIDATION_COLUMNS * i;
+        if (!(row[0] >= 0 && row[0] < 0x1p53 && row[1] >= 0 && row[1] < 0x1p53))
+            status = error_set("a validation's step is no number of steps");
+        else
+            state->validations[i] =
+                (struct train_validation){(uint64_t)row[0], (uint64_t)row[1], row[2], row[3]};
+    }
     free(validations);
     return status;
 }
@@ -191,7 +208,7 @@ int train_state_read(struct train_state *state, const char *settings, const char
         goto done;
     }
     if (strcmp(stored, settings) != 0) {
-        differ(path, stored, settings);
+        state_text_differ(path, "the state", stored, settings);
         goto done;
     }
     if (!h5_get_int(file, "step", &step) || !h5_get_int(file, "optimizer_step", &adam_step) ||

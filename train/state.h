@@ -17,7 +17,7 @@ struct train_point {
 
 /* One validation. */
 struct train_validation {
-    uint64_t step;
+    uint64_t step, n_items;
     double score, gold_probability;
 };
 
@@ -38,6 +38,8 @@ struct train_state {
 
 int train_state_create(struct train_state *state, size_t n_parameters);
 void train_state_free(struct train_state *state);
+/* Room for one more point: adding it cannot fail afterwards. */
+int train_state_reserve_point(struct train_state *state);
 int train_state_add_point(struct train_state *state, const struct train_point *point);
 int train_state_add_validation(struct train_state *state,
                                const struct train_validation *validation);

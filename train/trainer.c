@@ -48,11 +48,17 @@ struct run {
     struct own_shard *own; /* [n_shards], the first n_own are this rank's */
     size_t n_own;
     struct record *records;   /* [n_answers] */
+    struct shard_sums *sums;  /* [n_shards] */
     double *advantages;       /* [n_answers] */
     double *total;            /* [n_parameters] */
     float *gradient, *origin; /* [n_parameters] */
+    /* What a step works on; the state gets them when the step is over, so that it can be written at
+     * any moment of one. */
+    float *parameters; /* [n_parameters] */
+    struct adam adam;
     struct progress progress;
     FILE *log;
+    double last_save, save_seconds;
     bool saved, has_queue;
 };
 
@@ -62,16 +68,40 @@ struct run {
 static int save(struct run *run)
 {
     const struct trainer *t = run->t;
+    const double start = now();
+    const int status =
+        t->state_path ? train_state_write(run->state, t->settings, t->state_path) : 0;
 
-    return t->state_path ? train_state_write(run->state, t->settings, t->state_path) : 0;
+    run->last_save = now();
+    run->save_seconds = run->last_save - start;
+    return status;
 }
 
-/* Asked to stop: rank 0 writes the last finished step at once, without waiting for anyone. */
+/* Asked to stop: rank 0 writes the last finished step at once, without waiting for anyone. Rank 1
+ * writes the same bytes, in case that it is rank 0 that has died. */
 static void save_if_asked(struct run *run)
 {
-    if (!signals_pending() || run->saved || run->t->comm->rank != 0)
+    if (!signals_pending() || run->saved || run->t->comm->rank > 1)
         return;
     run->saved = save(run) == 0;
+}
+
+/* Waits until all ranks are here, with an eye on signals: when a rank has died, mpirun tells the
+ * others so by SIGTERM, and this is where they wait. */
+static void wait_for_all(struct run *run)
+{
+    const struct timespec a_little = {0, 20000};
+    MPI_Request request;
+    int done = 0;
+
+    if (run->t->comm->size == 1)
+        return;
+    MPI_Ibarrier(run->t->comm->handle, &request);
+    for (MPI_Test(&request, &done, MPI_STATUS_IGNORE); !done;
+         MPI_Test(&request, &done, MPI_STATUS_IGNORE)) {
+        save_if_asked(run);
+        nanosleep(&a_little, NULL);
+    }
 }
 
 static bool anyone_asked(const struct run *run)
@@ -132,8 +162,7 @@ static int compare_numbers(const void *a, const void *b)
 }
 
 /* Makes this rank's shards of the step, each handed to work(). */
-static int each_new_shard(struct run *run, struct shard_sums *sums,
-                          int (*work)(struct run *, struct own_shard *, struct shard_sums *))
+static int each_new_shard(struct run *run, int (*work)(struct run *, struct own_shard *))
 {
     int status = 0;
     size_t number;
@@ -147,7 +176,7 @@ static int each_new_shard(struct run *run, struct shard_sums *sums,
         struct own_shard *own = &run->own[run->n_own++];
         status = shard_make(&own->shard, &run->rollout, run->state->step, number, run->rows);
         if (status == 0)
-            status = work(run, own, sums);
+            status = work(run, own);
         if (status == 0)
             record_answers(run, &own->shard);
     }
@@ -166,17 +195,18 @@ static int new_gradient(struct run *run, struct own_shard *own)
     return 0;
 }
 
-static int work_at_once(struct run *run, struct own_shard *own, struct shard_sums *sums)
+static int work_at_once(struct run *run, struct own_shard *own)
 {
     if (new_gradient(run, own) != 0)
         return -1;
     return shard_gradient(&own->shard, &run->rollout, run->state->parameters, NULL, own->gradient,
-                          sums);
+                          &run->sums[own->shard.number]);
 }
 
-static int work_roll_out(struct run *run, struct own_shard *own, struct shard_sums *sums)
+static int work_roll_out(struct run *run, struct own_shard *own)
 {
-    return shard_roll_out(&own->shard, &run->rollout, run->state->parameters, sums);
+    return shard_roll_out(&own->shard, &run->rollout, run->state->parameters,
+                          &run->sums[own->shard.number]);
 }
 
 /* Every rank gets all answers' figures. Each record is one rank's: the others add zeros. */
@@ -269,12 +299,28 @@ static int log_answers(struct run *run)
 /* ---- a step -------------------------------------------------------------------------------------
  */
 
-/* Adds this rank's sums to those of the others. They describe a step and decide nothing. */
-static void share_sums(const struct comm *comm, struct shard_sums *sums)
+/* All shards' sums, added in the order of shards: the guard looks at them. Each is one rank's. */
+static struct shard_sums share_sums(struct run *run)
 {
+    enum { MEMBERS = sizeof(struct shard_sums) / sizeof(double) };
+    const struct comm *comm = run->t->comm;
+    struct shard_sums total = {0};
+    double *to = (double *)&total;
+
     if (comm->size > 1)
-        MPI_Allreduce(MPI_IN_PLACE, sums, sizeof *sums / sizeof(double), MPI_DOUBLE, MPI_SUM,
+        MPI_Allreduce(MPI_IN_PLACE, run->sums, (int)run->n_shards * MEMBERS, MPI_DOUBLE, MPI_SUM,
                       comm->handle);
+    for (size_t i = 0; i < run->n_shards; i++)
+        for (size_t k = 0; k < MEMBERS; k++)
+            to[k] += ((const double *)&run->sums[i])[k];
+    return total;
+}
+
+/* Before another gradient on the same answers: times go on adding up. */
+static void clear_sums(struct shard_sums *sums)
+{
+    *sums = (struct shard_sums){.seconds_rollout = sums->seconds_rollout,
+                                .seconds_gradient = sums->seconds_gradient};
 }
 
 static double one_answer_share(const struct run *run)
@@ -324,7 +370,35 @@ static int apply_gradients(struct run *run, double n, struct train_point *point)
         clip_by_max(run->gradient, s->n, o->clip_max);
     point->rate = o->adam.rate * s->rate_scale *
                   schedule_factor(o->schedule, (size_t)s->step, o->steps, o->warmup);
-    adam_step(&s->adam, &o->adam, point->rate, s->parameters, run->gradient, run->origin);
+    adam_step(&run->adam, &o->adam, point->rate, run->parameters, run->gradient, run->origin);
+    return 0;
+}
+
+/* A step works on copies ... */
+static void begin_step(struct run *run)
+{
+    const struct train_state *s = run->state;
+
+    memcpy(run->parameters, s->parameters, s->n * sizeof *s->parameters);
+    memcpy(run->adam.m, s->adam.m, s->n * sizeof *s->adam.m);
+    memcpy(run->adam.v, s->adam.v, s->n * sizeof *s->adam.v);
+    run->adam.step = s->adam.step;
+}
+
+/* ... that become the state, all at once. */
+static int end_step(struct run *run, const struct train_point *point)
+{
+    struct train_state *s = run->state;
+    float *parameters = s->parameters;
+    const struct adam adam = s->adam;
+
+    if (comm_agree(run->t->comm, train_state_reserve_point(s)) != 0 ||
+        train_state_add_point(s, point) != 0)
+        return -1;
+    s->parameters = run->parameters;
+    s->adam = run->adam;
+    run->parameters = parameters;
+    run->adam = adam;
     return 0;
 }
 
@@ -332,6 +406,7 @@ static int apply_gradients(struct run *run, double n, struct train_point *point)
 static int agree_or_stop(struct run *run, int status)
 {
     save_if_asked(run);
+    wait_for_all(run);
     if (comm_agree(run->t->comm, status) != 0)
         return -1;
     return anyone_asked(run) ? 1 : 0;
@@ -342,17 +417,17 @@ static int step_run(struct run *run)
     const struct train_options *o = &run->t->options;
     struct train_state *s = run->state;
     struct train_point point = {0};
-    struct shard_sums sums = {0};
     const double start = now();
     const bool two_phases =
         o->objective == TRAIN_REINFORCE && (o->baseline == BASELINE_MEAN || o->inner_steps > 1);
 
     memset(run->records, 0, run->n_answers * sizeof *run->records);
+    memset(run->sums, 0, run->n_shards * sizeof *run->sums);
+    begin_step(run);
     if (comm_agree(run->t->comm,
                    rollout_order(o->seed, s->step, run->items.n, o->batch, run->rows)) != 0)
         return -1;
-    int status =
-        agree_or_stop(run, each_new_shard(run, &sums, two_phases ? work_roll_out : work_at_once));
+    int status = agree_or_stop(run, each_new_shard(run, two_phases ? work_roll_out : work_at_once));
     if (status)
         return status;
     share_records(run);
@@ -375,23 +450,19 @@ static int step_run(struct run *run)
         }
         free(rewards);
         for (size_t inner = 0; status == 0 && inner < o->inner_steps; inner++) {
-            struct shard_sums inner_sums = {0};
             for (size_t i = 0; status == 0 && i < run->n_own; i++) {
                 struct shard *shard = &run->own[i].shard;
+                clear_sums(&run->sums[shard->number]);
                 status = new_gradient(run, &run->own[i]);
                 if (status == 0)
-                    status = shard_gradient(shard, &run->rollout, s->parameters,
+                    status = shard_gradient(shard, &run->rollout, run->parameters,
                                             run->advantages + shard->first * shard->n_answers,
-                                            run->own[i].gradient, &inner_sums);
+                                            run->own[i].gradient, &run->sums[shard->number]);
                 save_if_asked(run);
             }
             status = agree_or_stop(run, status);
             if (status == 0)
                 status = apply_gradients(run, n, &point);
-            inner_sums.seconds_rollout += sums.seconds_rollout;
-            if (inner > 0)
-                inner_sums.seconds_gradient += sums.seconds_gradient;
-            sums = inner_sums;
         }
         if (status)
             return status;
@@ -399,7 +470,7 @@ static int step_run(struct run *run)
     if (log_answers(run) != 0)
         return -1;
 
-    share_sums(run->t->comm, &sums);
+    const struct shard_sums sums = share_sums(run);
     for (size_t i = 0; i < run->n_answers; i++) {
         point.reward += run->records[i].reward / (double)run->n_answers;
         point.accuracy += run->records[i].correct / (double)run->n_answers;
@@ -415,7 +486,7 @@ static int step_run(struct run *run)
     point.seconds_gradient = sums.seconds_gradient / n_ranks;
     point.seconds_other =
         seconds - point.seconds_rollout - point.seconds_gradient - point.seconds_reduce;
-    return comm_agree(run->t->comm, train_state_add_point(s, &point));
+    return end_step(run, &point);
 }
 
 /* ---- validation ---------------------------------------------------------------------------------
@@ -432,7 +503,7 @@ static bool validation_is_due(const struct run *run)
     const struct train_options *o = &run->t->options;
     const struct train_state *s = run->state;
 
-    if (o->validate_every == 0 || o->n_valid == 0)
+    if (o->validate_every == 0)
         return false;
     if (s->n_validations > 0 && s->validations[s->n_validations - 1].step >= s->step)
         return false;
@@ -456,7 +527,8 @@ static int validate(struct run *run)
         evaluate_task(t->comm, t->model, t->tokenizer, t->chat, t->task, &options, &result);
     if (status)
         return status;
-    const struct train_validation validation = {s->step, result.accuracy, result.gold_probability};
+    const struct train_validation validation = {s->step, result.n_items, result.accuracy,
+                                                result.gold_probability};
     task_result_free(&result);
     if (!s->best_parameters)
         s->best_parameters = malloc((s->n + 1) * sizeof *s->best_parameters);
@@ -569,12 +641,16 @@ static int prepare(struct run *run)
     run->rows = calloc(o->batch, sizeof *run->rows);
     run->own = calloc(run->n_shards, sizeof *run->own);
     run->records = calloc(run->n_answers, sizeof *run->records);
+    run->sums = calloc(run->n_shards, sizeof *run->sums);
     run->advantages = calloc(run->n_answers, sizeof *run->advantages);
     run->total = malloc((run->state->n + 1) * sizeof *run->total);
     run->gradient = malloc((run->state->n + 1) * sizeof *run->gradient);
     run->origin = malloc((run->state->n + 1) * sizeof *run->origin);
-    if (!run->rows || !run->own || !run->records || !run->advantages || !run->total ||
-        !run->gradient || !run->origin)
+    run->parameters = malloc((run->state->n + 1) * sizeof *run->parameters);
+    if (adam_create(&run->adam, run->state->n) != 0)
+        return -1;
+    if (!run->rows || !run->own || !run->records || !run->sums || !run->advantages || !run->total ||
+        !run->gradient || !run->origin || !run->parameters)
         return error_set("no memory for a batch of %zu", o->batch);
     memcpy(run->origin, t->adapter->parameters, run->state->n * sizeof *run->origin);
     return rollout_create(&run->rollout, t, &run->items);
@@ -588,10 +664,13 @@ static void run_free(struct run *run)
     free(run->own);
     free(run->rows);
     free(run->records);
+    free(run->sums);
     free(run->advantages);
     free(run->total);
     free(run->gradient);
     free(run->origin);
+    free(run->parameters);
+    adam_free(&run->adam);
     rollout_free(&run->rollout);
     items_close(&run->items);
     if (run->has_queue)
@@ -615,6 +694,19 @@ static void show(struct run *run)
                     p->entropy, best, p->tokens_per_second);
 }
 
+/* Without a number of steps: whenever writing takes no more than a fiftieth of the time since it
+ * was last done. */
+static bool checkpoint_is_due(const struct run *run)
+{
+    const size_t every = run->t->options.checkpoint_every;
+
+    if (run->state->step == 0 || run->t->comm->rank != 0)
+        return false;
+    if (every > 0)
+        return run->state->step % every == 0;
+    return now() - run->last_save >= 50 * run->save_seconds;
+}
+
 /* Before the next step: validation, checkpoint, patience, the guard. *over: no further step. */
 static int between_steps(struct run *run, enum train_end *end, bool *over)
 {
@@ -626,9 +718,7 @@ static int between_steps(struct run *run, enum train_end *end, bool *over)
             return -1;
         guard_check(run->t, s, run->origin);
     }
-    const bool checkpoint = s->step > 0 && o->checkpoint_every > 0 &&
-                            s->step % o->checkpoint_every == 0 && run->t->comm->rank == 0;
-    const int status = agree_or_stop(run, checkpoint ? save(run) : 0);
+    const int status = agree_or_stop(run, checkpoint_is_due(run) ? save(run) : 0);
     if (status < 0)
         return -1;
     *over = true;
@@ -684,14 +774,16 @@ int trainer_run(const struct trainer *t, struct train_state *state, enum train_e
         status = 0;
     }
     /* The last good state is kept, whatever ended the run. */
-    if (t->comm->rank == 0 && run.own && !run.saved &&
-        (status != 0 || *end == TRAIN_INTERRUPTED || t->options.checkpoint_every)) {
+    int saved = 0;
+    if (t->comm->rank == 0 && run.own && !run.saved && state->step > 0) {
         char message[1024];
         snprintf(message, sizeof message, "%s", error_message());
-        if (state->step > 0)
-            save(&run);
-        error_set("%s", message);
+        saved = save(&run);
+        if (status != 0)
+            error_set("%s", message);
     }
+    if (status == 0)
+        status = comm_agree(t->comm, saved);
     run_free(&run);
     return status;
 }

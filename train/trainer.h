@@ -51,10 +51,11 @@ struct train_options {
     double clip_norm, clip_max;
     const char *train_split, *valid_split;
     size_t train_limit;             /* first items only; 0: all */
-    size_t validate_every, n_valid; /* steps (0: never); items */
+    size_t validate_every, n_valid; /* steps (0: never); items (0: all) */
     size_t patience;                /* validations without a better score before the end; 0: none */
     enum train_guard guard;
-    size_t checkpoint_every; /* steps; 0: at the end and when asked to stop */
+    size_t checkpoint_every; /* steps; 0: as often as costs no more than a fiftieth of the time. In
+                                any case at the end and when asked to stop */
     size_t max_rows, pass_max_new;
     bool recompute;
     const char *rollout_log; /* JSON lines of every answer, or NULL */

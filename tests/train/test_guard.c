@@ -62,12 +62,13 @@ static void validation_below_base_counts_beyond_chance(void **state)
     (void)state;
     struct train_state s;
     assert_int_equal(train_state_create(&s, 1), 0);
-    const struct train_validation base = {0, 0.56, 0}, near = {5, 0.53, 0}, far = {10, 0.4, 0};
+    const struct train_validation base = {0, 200, 0.56, 0}, near = {5, 200, 0.53, 0};
+    const struct train_validation far = {10, 200, 0.4, 0};
     assert_int_equal(train_state_add_validation(&s, &base), 0);
     assert_int_equal(train_state_add_validation(&s, &near), 0);
-    assert_false(guard_is_below_base(&s, 200));
+    assert_false(guard_is_below_base(&s));
     assert_int_equal(train_state_add_validation(&s, &far), 0);
-    assert_true(guard_is_below_base(&s, 200));
+    assert_true(guard_is_below_base(&s));
     train_state_free(&s);
 }
 

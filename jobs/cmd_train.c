@@ -1,0 +1,543 @@
+/* t2 train: expert vectors trained on a task, over all ranks. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "eval/evaluate.h"
+#include "jobs/commands.h"
+#include "jobs/output.h"
+#include "jobs/task_list.h"
+#include "jobs/train_options.h"
+#include "jobs/train_plan.h"
+#include "model/decompose.h"
+#include "model/identity.h"
+#include "model/shapes.h"
+#include "mpi/error.h"
+#include "mpi/signals.h"
+#include "mpi/text.h"
+#include "mpi/threads.h"
+#include "solver/cpu.h"
+#include "train/train_result.h"
+
+/* The exit code of a run that was asked to stop: sysexits' "try again later". */
+enum { COMMAND_INTERRUPTED = 75 };
+
+struct run {
+    const struct comm *comm;
+    const struct train_settings *settings;
+    const char *path; /* the model's */
+    bool chat_asked;
+    struct train_options options;
+    enum svf_parametrisation parametrisation;
+    struct task task;
+    size_t n_tasks;
+    struct loaded loaded;
+    struct module *modules;
+    size_t n_modules;
+    struct factors *factors;
+    struct adapter *adapter;
+    char *data_root, *command_line, *record, *deciding, *train_settings;
+    char *factors_path, *state_path;
+    char identity[65], fingerprint[65], cpu[256], started[32];
+    struct train_state state;
+    enum train_end end;
+    struct train_score test;
+    bool has_state;   /* there is something to go on with */
+    bool done_before; /* the finished expert was there already */
+    double start;
+};
+
+/* ---- files -------------------------------------------------------------------------------------
+ */
+
+/* "dir/e.h5" with `suffix` for ".h5" -> "dir/e.factors.h5". */
+static char *beside(const char *out, const char *suffix)
+{
+    const size_t n = strlen(out);
+    const size_t stem = n > 3 && strcmp(out + n - 3, ".h5") == 0 ? n - 3 : n;
+    char *path = NULL;
+
+    return asprintf(&path, "%.*s%s", (int)stem, out, suffix) < 0 ? NULL : path;
+}
+
+static bool is_there(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0;
+}
+
+/* On rank 0: may the run begin, with what lies there? */
+static int check_files(const struct run *run)
+{
+    const struct train_settings *s = run->settings;
+
+    if (output_check(s->out) != 0)
+        return -1;
+    if (!s->resume && is_there(run->state_path))
+        return error_set("%s holds a training that is not finished: go on with --resume, or remove "
+                         "it",
+                         run->state_path);
+    if (s->factors && !is_there(s->factors))
+        return error_set("--factors %s: %s", s->factors, strerror(errno));
+    return 0;
+}
+
+/* ---- factors -----------------------------------------------------------------------------------
+ */
+
+static int choose_modules(struct run *run, const struct model_config *config)
+{
+    return modules_select(config, run->settings->modules, run->settings->layers, &run->modules,
+                          &run->n_modules);
+}
+
+/* Without --factors: t2 decompose's work, with its defaults. Goes on with what is there. */
+static int decompose(struct run *run, const struct checkpoint *ck)
+{
+    const struct train_settings *s = run->settings;
+    char options_text[256];
+    struct decompose_options options = {.svd = svd_defaults(),
+                                        .type = FACTORS_F32,
+                                        .n_threads = run->loaded.model_options.n_threads,
+                                        .grid_from = 32768,
+                                        .resume = true,
+                                        .quiet = s->quiet};
+    const struct decompose_costs costs = decompose_cost_defaults();
+    struct decompose_summary summary;
+    struct factors_origin origin = {.model = run->path,
+                                    .options = options_text,
+                                    .command_line = run->command_line,
+                                    .cpu = run->cpu,
+                                    .n_ranks = run->comm->size};
+
+    strcpy(origin.identity, run->identity);
+    snprintf(origin.architecture, sizeof origin.architecture, "%s",
+             checkpoint_config(ck)->architecture);
+    decompose_options_text(&options, options_text, sizeof options_text);
+    return decompose_run(run->comm, ck, run->modules, run->n_modules, &options, &costs, &origin,
+                         run->factors_path, &summary);
+}
+
+static int open_factors(struct run *run)
+{
+    run->factors = factors_open(run->factors_path);
+    if (!run->factors)
+        return -1;
+    if (factors_check_model(run->factors, run->identity, run->path) != 0)
+        return -1;
+    return factors_fingerprint(run->factors, run->fingerprint);
+}
+
+/* ---- what decides the run ----------------------------------------------------------------------
+ */
+
+static char *settings_text(const struct run *run)
+{
+    const struct model_options *o = &run->loaded.model_options;
+    char *text = NULL;
+
+    if (asprintf(&text,
+                 "model = %s\nfactors = %s\nadapter = svf\nn_parameters = %zu\ntask = %s\n"
+                 "isa = %s\n%s",
+                 run->identity, run->fingerprint, run->adapter->n_parameters, run->task.name,
+                 isa_name(o->isa), run->deciding) < 0)
+        return NULL;
+    return text;
+}
+
+static struct evaluate_options evaluation(const struct run *run)
+{
+    const struct train_settings *s = run->settings;
+    struct evaluate_options options = evaluate_defaults();
+
+    options.run = scheduler_run;
+    options.data_root = run->data_root;
+    options.chat = s->load.raw || !s->load.chat ? 0 : run->chat_asked ? 1 : -1;
+    options.system = s->load.system;
+    options.fewshot = s->fewshot;
+    options.max_new = s->max_new > 0 ? s->max_new : -1;
+    return options;
+}
+
+/* ---- showing -----------------------------------------------------------------------------------
+ */
+
+static const char *score_text(char *text, size_t size, double score, bool there)
+{
+    if (there)
+        snprintf(text, size, "%.4f", score);
+    return there ? text : "-";
+}
+
+static void print_phases(const struct run *run)
+{
+    const struct train_state *s = &run->state;
+    double rollout = 0, gradient = 0, reduce = 0, other = 0, tokens = 0;
+
+    for (uint64_t i = 0; i < s->step; i++) {
+        const struct train_point *p = &s->curve[i];
+        const double seconds =
+            p->seconds_rollout + p->seconds_gradient + p->seconds_reduce + p->seconds_other;
+        rollout += p->seconds_rollout;
+        gradient += p->seconds_gradient;
+        reduce += p->seconds_reduce;
+        other += p->seconds_other;
+        tokens += p->tokens_per_second * seconds;
+    }
+    const double all = rollout + gradient + reduce + other, n = (double)s->step;
+    if (s->step > 0 && all > 0)
+        fprintf(stderr,
+                "  a step: %.3f s (rollout %.3f, gradient %.3f, reduction %.4f, other %.3f), %.0f "
+                "tokens/s\n",
+                all / n, rollout / n, gradient / n, reduce / n, other / n, tokens / all);
+}
+
+static void print_result(const struct run *run, double seconds)
+{
+    const struct train_state *s = &run->state;
+    const bool valid = s->n_validations > 0, test = run->test.n > 0;
+    char texts[4][16], took[32];
+
+    if (run->comm->rank != 0)
+        return;
+    if (!run->settings->quiet) {
+        fprintf(stderr, "%s: %s after %llu steps in %s, %zu parameters\n", run->settings->out,
+                run->end == TRAIN_STOPPED_EARLY ? "stopped early" : "finished",
+                (unsigned long long)s->step, text_duration(took, sizeof took, seconds), s->n);
+        print_phases(run);
+        if (valid)
+            fprintf(stderr, "  validation: %.4f before, best %.4f at step %llu (%llu items)\n",
+                    s->validations[0].score, s->best_score, (unsigned long long)s->best_step,
+                    (unsigned long long)s->validations[0].n_items);
+        if (test)
+            fprintf(stderr, "  test: %.4f before, %.4f after (+- %.4f, %zu items)\n",
+                    run->test.before, run->test.after, run->test.error_after, run->test.n);
+        if (s->n_rollbacks)
+            fprintf(stderr, "  the guard went back %llu time%s\n",
+                    (unsigned long long)s->n_rollbacks, s->n_rollbacks == 1 ? "" : "s");
+        fprintf(stderr,
+                "task  steps  valid_before  valid_best  test_before  test_after  seconds\n");
+    }
+    printf("%s  %llu  %s  %s  %s  %s  %.1f\n", run->task.name, (unsigned long long)s->step,
+           score_text(texts[0], 16, valid ? s->validations[0].score : 0, valid),
+           score_text(texts[1], 16, s->best_score, valid),
+           score_text(texts[2], 16, run->test.before, test),
+           score_text(texts[3], 16, run->test.after, test), seconds);
+    fflush(stdout);
+}
+
+/* ---- the run -----------------------------------------------------------------------------------
+ */
+
+static int prepare(struct run *run)
+{
+    const struct train_settings *s = run->settings;
+    time_t now = time(NULL);
+    struct tm utc;
+
+    gmtime_r(&now, &utc);
+    strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    cpu_describe(run->cpu, sizeof run->cpu);
+    run->factors_path = s->factors ? strdup(s->factors) : beside(s->out, ".factors.h5");
+    if (!run->factors_path || asprintf(&run->state_path, "%s.state", s->out) < 0) {
+        run->state_path = NULL;
+        return error_set("out of memory");
+    }
+    run->data_root = dataset_root(s->data);
+    if (!run->data_root ||
+        task_list_load(s->task, "--task", run->path, &run->task, 1, &run->n_tasks) != 0)
+        return -1;
+    return run->comm->rank == 0 ? check_files(run) : 0;
+}
+
+/* Identity and factors, before the model takes its memory. */
+static int prepare_factors(struct run *run)
+{
+    const struct train_settings *s = run->settings;
+    const struct comm *comm = run->comm;
+    struct checkpoint *ck = checkpoint_open(run->path);
+    const int n_threads = s->load.threads > 0 ? (int)s->load.threads : threads_default(comm);
+    int status = comm_agree(comm, ck && choose_modules(run, checkpoint_config(ck)) == 0 ? 0 : -1);
+
+    run->loaded.model_options.n_threads = n_threads;
+    if (status == 0)
+        status = identity_compute(comm, ck, n_threads, run->identity);
+    if (status == 0 && !s->factors)
+        status = decompose(run, ck);
+    if (status == 0)
+        status = comm_agree(comm, open_factors(run));
+    checkpoint_free(ck);
+    return status;
+}
+
+static int make_adapter(struct run *run)
+{
+    run->adapter =
+        adapter_svf_create(run->loaded.model, run->loaded.checkpoint, run->factors, run->modules,
+                           run->n_modules, run->parametrisation, true, run->options.seed);
+    if (!run->adapter)
+        return error_prefix("%s", run->factors_path);
+    run->train_settings = settings_text(run);
+    return run->train_settings ? 0 : error_set("out of memory");
+}
+
+/* With --resume: the state, or, where a requeued job had finished, its result. */
+static int look_for_result(struct run *run)
+{
+    const struct comm *comm = run->comm;
+    int there[2] = {0, 0};
+
+    if (!run->settings->resume)
+        return 0;
+    if (comm->rank == 0) {
+        there[0] = is_there(run->state_path);
+        there[1] = there[0] ? 0 : train_result_is_there(run->settings->out, run->train_settings);
+    }
+    if (comm_agree(comm, there[1] < 0 ? -1 : 0) != 0)
+        return -1;
+    if (comm->size > 1)
+        MPI_Bcast(there, 2, MPI_INT, 0, comm->handle);
+    run->has_state = there[0] > 0;
+    run->done_before = there[1] > 0;
+    return 0;
+}
+
+static int score(struct run *run, const float *parameters, struct task_result *result)
+{
+    struct evaluate_options options = evaluation(run);
+    const int64_t limit = run->settings->test_limit;
+
+    options.split = run->settings->test_split;
+    options.limit = limit > 0 ? (size_t)limit : 0;
+    model_attach(run->loaded.model, run->adapter, parameters);
+    return evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer, &run->loaded.chat,
+                         &run->task, &options, result);
+}
+
+static int test(struct run *run)
+{
+    struct task_result before, after;
+
+    if (run->settings->test_limit == 0)
+        return 0;
+    if (score(run, NULL, &before) != 0)
+        return -1;
+    run->test.before = before.accuracy;
+    task_result_free(&before);
+    if (score(run, train_result_parameters(&run->state), &after) != 0)
+        return -1;
+    run->test.after = after.accuracy;
+    run->test.error_after = after.accuracy_error;
+    run->test.n = after.n_items;
+    task_result_free(&after);
+    return 0;
+}
+
+static int write_result(const struct run *run, const struct trainer *trainer)
+{
+    const struct train_settings *s = run->settings;
+    const struct model_options *o = &run->loaded.model_options;
+    char *factors = realpath(run->factors_path, NULL);
+    const struct train_origin origin = {
+        .identity = run->identity,
+        .model = checkpoint_path(run->loaded.checkpoint),
+        .architecture = checkpoint_config(run->loaded.checkpoint)->architecture,
+        .factors = factors ? factors : run->factors_path,
+        .factors_identity = run->fingerprint,
+        .parametrisation = s->parametrisation,
+        .options = run->record,
+        .command_line = run->command_line,
+        .version = T2_VERSION,
+        .cpu = run->cpu,
+        .isa = isa_name(o->isa),
+        .dtype = s->load.dtype,
+        .chat_format = chat_family_name(run->loaded.chat.family),
+        .started = run->started,
+        .n_ranks = run->comm->size,
+        .n_threads = o->n_threads,
+        .seconds = MPI_Wtime() - run->start,
+    };
+    const struct train_result result = {.trainer = trainer,
+                                        .state = &run->state,
+                                        .end = run->end,
+                                        .origin = &origin,
+                                        .test_split = s->test_split,
+                                        .test = run->test};
+    const int status = train_result_write(&result, s->out);
+
+    free(factors);
+    if (status == 0)
+        unlink(run->state_path);
+    return status;
+}
+
+static int train(struct run *run)
+{
+    const struct trainer trainer = {.comm = run->comm,
+                                    .model = run->loaded.model,
+                                    .adapter = run->adapter,
+                                    .tokenizer = run->loaded.tokenizer,
+                                    .chat = &run->loaded.chat,
+                                    .task = &run->task,
+                                    .evaluate = evaluation(run),
+                                    .options = run->options,
+                                    .settings = run->train_settings,
+                                    .state_path = run->state_path,
+                                    .resume = run->has_state,
+                                    .quiet = run->settings->quiet};
+
+    if (trainer_run(&trainer, &run->state, &run->end) != 0)
+        return -1;
+    if (run->end == TRAIN_INTERRUPTED)
+        return 0;
+    if (test(run) != 0)
+        return -1;
+    return comm_agree(run->comm, run->comm->rank == 0 ? write_result(run, &trainer) : 0);
+}
+
+static int run_all(struct run *run)
+{
+    run->start = MPI_Wtime();
+    if (comm_agree(run->comm, prepare(run)) != 0 || prepare_factors(run) != 0 ||
+        load_open(run->comm, run->path, &run->settings->load, run->chat_asked, &run->loaded) != 0 ||
+        comm_agree(run->comm, make_adapter(run)) != 0 || look_for_result(run) != 0)
+        return -1;
+    if (run->done_before)
+        return 0;
+    return train(run);
+}
+
+static void print_interrupted(const struct run *run)
+{
+    if (run->comm->rank != 0)
+        return;
+    fprintf(stderr,
+            "t2 train: stopped by %s after step %llu of %zu; the same command with --resume goes on"
+            "%s%s\n",
+            signals_name(signals_pending()), (unsigned long long)run->state.step,
+            run->options.steps, run->state.step > 0 ? " from " : " from the start",
+            run->state.step > 0 ? run->state_path : "");
+}
+
+static int plan(struct run *run)
+{
+    const struct train_settings *s = run->settings;
+    struct checkpoint *ck = NULL;
+    struct model_config shape;
+    const struct model_config *config = &shape;
+    const int n_threads = s->load.threads > 0 ? (int)s->load.threads : threads_default(run->comm);
+    int status = -1;
+
+    if (s->shape) {
+        if (shapes_find(s->shape, &shape) != 0)
+            return error_prefix("--model-shape");
+    } else {
+        if (!(ck = checkpoint_open(run->path)))
+            return -1;
+        config = checkpoint_config(ck);
+    }
+    if (choose_modules(run, config) == 0)
+        status =
+            run->comm->rank == 0
+                ? train_plan_print(config, run->modules, run->n_modules, &run->options,
+                                   strcmp(s->load.dtype, "f32") == 0 ? ELEMENT_F32 : ELEMENT_BF16,
+                                   n_threads, (size_t)s->plan_tokens, stdout)
+                : 0;
+    checkpoint_free(ck);
+    return status;
+}
+
+static void run_free(struct run *run)
+{
+    train_state_free(&run->state);
+    adapter_free(run->adapter);
+    factors_close(run->factors);
+    load_free(&run->loaded);
+    if (run->n_tasks)
+        task_free(&run->task);
+    free(run->modules);
+    free(run->data_root);
+    free(run->command_line);
+    free(run->record);
+    free(run->deciding);
+    free(run->train_settings);
+    free(run->factors_path);
+    free(run->state_path);
+    free(run);
+}
+
+static int command_run(const struct comm *comm, int argc, char **argv)
+{
+    struct train_settings s = train_settings_defaults();
+    struct option_spec table[TRAIN_OPTIONS];
+    const char *path = NULL;
+    size_t n_args;
+    bool done;
+    int code = COMMAND_OK;
+    struct run *run = calloc(1, sizeof *run);
+
+    train_settings_table(&s, table);
+    if (!run) {
+        error_set("out of memory");
+        return command_fail(&command_train, comm, COMMAND_FAILED);
+    }
+    if (options_parse(&command_train, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
+        (!done && (load_check_options(&s.load, table) != 0 ||
+                   train_settings_read(&s, table, path, &run->options, &run->parametrisation))))
+        code = command_fail(&command_train, comm, COMMAND_USAGE);
+    if (done || code != COMMAND_OK)
+        goto finish;
+    run->comm = comm;
+    run->settings = &s;
+    run->path = path;
+    run->chat_asked = option_find(table, "chat")->source && s.load.chat;
+    run->command_line = output_command_line(argc, argv);
+    run->record = options_record(&command_train, table);
+    run->deciding = train_settings_text(table);
+    int rc = run->command_line && run->record && run->deciding ? 0 : error_set("out of memory");
+    rc = comm_agree(comm, rc);
+    if (rc == 0)
+        rc = s.plan ? comm_agree(comm, plan(run)) : run_all(run);
+    if (rc != 0) {
+        code = command_fail(&command_train, comm, COMMAND_FAILED);
+    } else if (s.plan) {
+        ;
+    } else if (run->done_before) {
+        if (comm->rank == 0 && !s.quiet)
+            fprintf(stderr, "%s: finished already by a run of these settings; nothing to do\n",
+                    s.out);
+    } else if (run->end == TRAIN_INTERRUPTED) {
+        print_interrupted(run);
+        code = COMMAND_INTERRUPTED;
+    } else {
+        print_result(run, MPI_Wtime() - run->start);
+    }
+finish:
+    run_free(run);
+    options_free(table);
+    return code;
+}
+
+const struct command command_train = {
+    .name = "train",
+    .summary = "Trains an expert on a task: one vector a matrix (SVF).",
+    .arguments = "[MODEL]",
+    .details =
+        "MODEL is a Hugging Face folder or a GGUF file, its factors those of t2 decompose. The "
+        "expert has the same bits on any number of ranks and threads. Stopped by SIGTERM, SIGINT "
+        "or SIGUSR1 the run leaves OUT.state and ends with the exit code 75; with --resume it goes "
+        "on to the same bits. A job script can always give --resume: without OUT.state the run "
+        "begins at the start, and when OUT is there, made by the same settings, nothing is done. "
+        "Stdout has one row: task, steps, validation before and best, test before and after, "
+        "seconds.\n\n"
+        "examples\n"
+        "  t2 train MODEL --factors f.h5 --task sst2 --out e.h5 --validate-every 15 --resume\n"
+        "  mpirun -n 4 t2 train MODEL -f f.h5 -T gsm8k -o e.h5 --batch 256 --kl 0.1 -t 2\n"
+        "  t2 train --plan --model-shape llama3-8b --modules mlp --batch 256",
+    .run = command_run,
+};

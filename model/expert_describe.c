@@ -1,0 +1,235 @@
+/* Expert files for people: t2 inspect. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/expert.h"
+#include "mpi/error.h"
+#include "mpi/h5.h"
+#include "mpi/h5_array.h"
+#include "mpi/text.h"
+
+enum { LABEL_WIDTH = 13 };
+
+/* Names and texts out of a file may hold anything; a terminal gets printable characters only. */
+static void put_text(FILE *out, const char *label, const char *text)
+{
+    if (!text || !*text)
+        return;
+    fprintf(out, "%-*s ", LABEL_WIDTH, label);
+    for (; *text; text++)
+        putc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, out);
+    putc('\n', out);
+}
+
+static void put_attribute(FILE *out, hid_t file, const char *label, const char *name)
+{
+    char *text = NULL;
+
+    if (h5_get_text(file, name, &text))
+        put_text(out, label, text);
+    free(text);
+}
+
+/* ---- how far z lies from 1 ---------------------------------------------------------------------
+ */
+
+struct spread {
+    const char *name; /* of the module or the matrix */
+    size_t n_matrices, n;
+    double sum, squares, least, most;
+};
+
+static void spread_add(struct spread *s, const struct expert_parameter *p)
+{
+    const size_t n = p->n_rows * (p->n_columns ? p->n_columns : 1);
+
+    for (size_t i = 0; i < n; i++) {
+        const double x = (double)p->values[i];
+        s->least = s->n + i == 0 || x < s->least ? x : s->least;
+        s->most = s->n + i == 0 || x > s->most ? x : s->most;
+        s->sum += x;
+        s->squares += (x - 1) * (x - 1);
+    }
+    s->n += n;
+    s->n_matrices++;
+}
+
+static const struct expert_parameter *vector_of(const struct expert_matrix *m)
+{
+    for (size_t i = 0; i < m->n_parameters; i++)
+        if (strcmp(m->parameters[i].name, "z") == 0)
+            return &m->parameters[i];
+    return &m->parameters[0];
+}
+
+static void put_row(struct text_table *table, const char *name, const struct spread *s)
+{
+    text_table_cell(table, "%s", name);
+    text_table_cell(table, "%zu", s->n_matrices);
+    text_table_cell(table, "%zu", s->n);
+    text_table_cell(table, "%.5f", s->sum / (double)s->n);
+    text_table_cell(table, "%.2e", sqrt(s->squares / (double)s->n));
+    text_table_cell(table, "%.4f", s->least);
+    text_table_cell(table, "%.4f", s->most);
+}
+
+static void put_spreads(const struct expert *e, FILE *out, bool verbose)
+{
+    static const char *const heads[] = {"parameters", "matrices", "numbers", "mean",
+                                        "rms of z-1", "least",    "most"};
+    struct spread kinds[16] = {{0}}, all = {0};
+    size_t n_kinds = 0;
+    struct text_table table;
+
+    text_table_begin(&table, "lrrrrrr");
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        text_table_cell(&table, "%s", heads[i]);
+    for (size_t i = 0; i < e->n_matrices; i++) {
+        const struct expert_matrix *m = &e->matrices[i];
+        size_t k = 0;
+        while (k < n_kinds && strcmp(kinds[k].name, m->module.name) != 0)
+            k++;
+        if (k == n_kinds && n_kinds < sizeof kinds / sizeof *kinds)
+            kinds[n_kinds++].name = m->module.name;
+        if (k < n_kinds)
+            spread_add(&kinds[k], vector_of(m));
+        spread_add(&all, vector_of(m));
+        if (verbose) {
+            struct spread one = {0};
+            spread_add(&one, vector_of(m));
+            put_row(&table, m->module.path, &one);
+        }
+    }
+    for (size_t k = 0; k < n_kinds; k++)
+        put_row(&table, kinds[k].name, &kinds[k]);
+    put_row(&table, "all", &all);
+    text_table_print(&table, out, 2);
+}
+
+/* ---- the training -------------------------------------------------------------------------------
+ */
+
+static double *read_column(hid_t file, const char *name, size_t *n)
+{
+    size_t columns;
+    double *values = NULL;
+
+    if (!h5_shape(file, name, n, &columns) || columns != 0 || *n == 0)
+        return NULL;
+    values = malloc(*n * sizeof *values);
+    if (values && h5_get_doubles(file, name, values, *n, 0) != 0) {
+        free(values);
+        values = NULL;
+    }
+    return values;
+}
+
+static double mean(const double *x, size_t first, size_t end)
+{
+    double sum = 0;
+    for (size_t i = first; i < end; i++)
+        sum += x[i];
+    return sum / (double)(end - first);
+}
+
+/* The curve in eight rows at most, each the mean of its steps. */
+static void put_curve(hid_t file, FILE *out)
+{
+    static const char *const names[] = {"curve/reward", "curve/accuracy", "curve/entropy",
+                                        "curve/kl", "curve/gradient_norm"};
+    enum { COLUMNS = sizeof names / sizeof *names, ROWS = 8 };
+    double *columns[COLUMNS] = {NULL};
+    size_t n = 0, n_first = 0;
+    struct text_table table;
+    bool whole = true;
+
+    if (H5Lexists(file, "curve", H5P_DEFAULT) <= 0)
+        return;
+    for (size_t c = 0; c < COLUMNS; c++) {
+        columns[c] = read_column(file, names[c], &n);
+        n_first = c == 0 ? n : n_first;
+        whole = whole && columns[c] && n == n_first;
+    }
+    if (whole) {
+        const size_t rows = n < ROWS ? n : ROWS;
+        text_table_begin(&table, "lrrrrr");
+        text_table_cell(&table, "steps");
+        for (size_t c = 0; c < COLUMNS; c++)
+            text_table_cell(&table, "%s", strchr(names[c], '/') + 1);
+        for (size_t r = 0; r < rows; r++) {
+            const size_t first = r * n / rows, end = (r + 1) * n / rows;
+            text_table_cell(&table, "%zu-%zu", first + 1, end);
+            for (size_t c = 0; c < COLUMNS; c++)
+                text_table_cell(&table, "%.3g", mean(columns[c], first, end));
+        }
+        fputc('\n', out);
+        text_table_print(&table, out, 2);
+    }
+    for (size_t c = 0; c < COLUMNS; c++)
+        free(columns[c]);
+}
+
+static void put_scores(hid_t file, FILE *out)
+{
+    double before, after, error;
+    int64_t step, items;
+
+    if (h5_get_real(file, "valid_before", &before) && h5_get_real(file, "valid_best", &after) &&
+        h5_get_int(file, "best_step", &step) && h5_get_int(file, "valid_items", &items))
+        fprintf(out, "%-*s %.4f before, best %.4f at step %lld (%lld items)\n", LABEL_WIDTH,
+                "validation", before, after, (long long)step, (long long)items);
+    if (h5_get_real(file, "test_before", &before) && h5_get_real(file, "test_after", &after) &&
+        h5_get_real(file, "test_error", &error) && h5_get_int(file, "test_items", &items))
+        fprintf(out, "%-*s %.4f before, %.4f after (+- %.4f, %lld items)\n", LABEL_WIDTH, "test",
+                before, after, error, (long long)items);
+}
+
+static void put_run(hid_t file, FILE *out)
+{
+    static const char *const names[][2] = {{"command", "command_line"}, {"ended", "ended"},
+                                           {"numbers", "dtype"},        {"instructions", "isa"},
+                                           {"processor", "cpu"},        {"started", "started"},
+                                           {"t2 version", "t2_version"}};
+    int64_t steps, seed, ranks, threads;
+    double seconds;
+    char took[32];
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        put_attribute(out, file, names[i][0], names[i][1]);
+    if (h5_get_int(file, "steps", &steps) && h5_get_int(file, "seed", &seed))
+        fprintf(out, "%-*s %lld, seed %lld\n", LABEL_WIDTH, "steps", (long long)steps,
+                (long long)seed);
+    if (h5_get_int(file, "ranks", &ranks) && h5_get_int(file, "threads", &threads) &&
+        h5_get_real(file, "seconds", &seconds) && seconds >= 0 && seconds < 1e12)
+        fprintf(out, "%-*s %lld of %lld threads, %s\n", LABEL_WIDTH, "ranks", (long long)ranks,
+                (long long)threads, text_duration(took, sizeof took, seconds));
+}
+
+int expert_describe(const char *path, FILE *out, bool verbose)
+{
+    struct expert e;
+
+    if (expert_read(&e, path) != 0)
+        return -1;
+    hid_t file = h5_open(path);
+    if (file < 0) {
+        expert_free(&e);
+        return -1;
+    }
+    fprintf(out, "%s: an expert of t2 train\n\n", path);
+    put_text(out, "model", e.model);
+    put_text(out, "SHA-256", e.identity);
+    put_text(out, "task", e.task);
+    put_text(out, "adapter", e.kind);
+    put_text(out, "z", e.parametrisation);
+    put_text(out, "factors", e.factors);
+    put_run(file, out);
+    put_scores(file, out);
+    fputc('\n', out);
+    put_spreads(&e, out, verbose);
+    put_curve(file, out);
+    h5_close(file);
+    expert_free(&e);
+    return 0;
+}

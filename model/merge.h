@@ -1,0 +1,37 @@
+#ifndef T2_MODEL_MERGE_H
+#define T2_MODEL_MERGE_H
+/* An expert's merged weights: W' = U diag(s z) V^T, made from W, the small factor and z (DESIGN.md
+ * section 4; solver/svf.h has the formula), by the f32 product kernels, whose bits depend neither
+ * on the instruction set nor on the threads. Where z = 1, W' is W.
+ *
+ * In bf16 the correction is smaller than the grid, so to the rounded weight it is added with
+ * stochastic rounding: unbiased, and a weight whose correction is 0 keeps its bits. The random
+ * numbers are keyed by (seed, tensor's name, element): the same on all ranks. */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "model/expert.h"
+#include "model/factors.h"
+#include "model/tensor.h"
+#include "solver/cpu.h"
+#include "solver/kernels.h"
+#include "solver/team.h"
+
+struct merge;
+
+/* expert: of kind "svf"; both belong to the model and outlive the merge. NULL with error_set (an
+ * unknown kind; a matrix without factors or of another shape). */
+struct merge *merge_create(const struct expert *expert, struct factors *factors, enum isa isa,
+                           uint64_t seed);
+void merge_free(struct merge *merge);
+
+/* Does the expert change this tensor? */
+bool merge_wants(const struct merge *merge, const struct tensor *t);
+
+/* weights f32 [n_rows, n_columns], all of the tensor's, become W'; with bf16 every changed one is a
+ * bf16 number. 0, or -1 with error_set. One call at a time. */
+int merge_apply(const struct merge *merge, const struct tensor *t, float *weights,
+                enum element element, struct team *team);
+
+#endif

@@ -1,0 +1,262 @@
+/* The readers of expert files and training states on HDF5 files that are well-formed but for what
+ * they say: the input picks attributes, names, links, types, shapes and values. (Bytes that are no
+ * proper HDF5 at all would test libhdf5, whose 1.10 loops for ever on some.) */
+#include <fcntl.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/expert.h"
+#include "mpi/h5.h"
+#include "mpi/h5_array.h"
+#include "train/state.h"
+#include "train/train_result.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+struct feed {
+    const uint8_t *data;
+    size_t n;
+};
+
+/* 0 .. n - 1; 0 when the input has ended: the usual choice comes first everywhere. */
+static size_t take(struct feed *feed, size_t n)
+{
+    if (feed->n == 0)
+        return 0;
+    feed->n--;
+    return *feed->data++ % n;
+}
+
+static const char *take_text(struct feed *feed)
+{
+    static char text[96];
+    size_t n = take(feed, sizeof text);
+
+    memset(text, 0, sizeof text);
+    for (size_t i = 0; i < n; i++)
+        text[i] = (char)take(feed, 256);
+    return text;
+}
+
+/* The usual text nearly always. */
+static void put_text(struct feed *feed, hid_t object, const char *name, const char *usual)
+{
+    switch (take(feed, 16)) {
+    case 1:
+        return;
+    case 2:
+        h5_put_text(object, name, take_text(feed));
+        return;
+    case 3:
+        h5_put_int(object, name, 1);
+        return;
+    default:
+        h5_put_text(object, name, usual);
+    }
+}
+
+static void put_int(struct feed *feed, hid_t object, const char *name, int64_t usual)
+{
+    static const int64_t odd[] = {0, -1, 1, 1 << 20, INT64_MAX, INT64_MIN};
+
+    switch (take(feed, 16)) {
+    case 1:
+        return;
+    case 2:
+        h5_put_int(object, name, odd[take(feed, sizeof odd / sizeof *odd)]);
+        return;
+    case 3:
+        h5_put_text(object, name, "7");
+        return;
+    default:
+        h5_put_int(object, name, usual);
+    }
+}
+
+static void put_real(struct feed *feed, hid_t object, const char *name)
+{
+    static const double values[] = {0.5, 0, -1, NAN, INFINITY, 1e300, -1e300, 1e-320};
+
+    if (take(feed, 16) != 1)
+        h5_put_real(object, name, values[take(feed, 16) % 8]);
+}
+
+/* A dataset of some type, shape and storage, with values or without. */
+static void put_dataset(struct feed *feed, hid_t group, const char *name, size_t usual)
+{
+    static const hsize_t sides[] = {0, 1, 3, 1 << 16, (hsize_t)1 << 40};
+    const hid_t types[] = {H5T_IEEE_F32LE, H5T_IEEE_F64BE, H5T_STD_I64LE, H5T_C_S1};
+    const bool odd = take(feed, 8) == 1;
+    hsize_t shape[2] = {usual, 2};
+    double values[64] = {0};
+    hid_t plist = H5Pcreate(H5P_DATASET_CREATE);
+    const hsize_t chunk[2] = {1, 1};
+
+    if (odd)
+        shape[0] = sides[take(feed, 5)];
+    const int n_dims = take(feed, 8) == 1 ? 2 : take(feed, 32) == 1 ? 0 : 1;
+    for (size_t i = 0; i < 64; i++)
+        values[i] = take(feed, 16) == 1 ? NAN : 1;
+    if (take(feed, 4) == 1 && n_dims > 0)
+        H5Pset_chunk(plist, n_dims, chunk);
+    hid_t space = H5Screate_simple(n_dims, shape, NULL);
+    hid_t set =
+        H5Dcreate2(group, name, types[take(feed, 16) % 4], space, H5P_DEFAULT, plist, H5P_DEFAULT);
+    if (set >= 0 && n_dims > 0 && shape[0] <= 8 && take(feed, 8) != 1)
+        H5Dwrite(set, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values);
+    if (set >= 0)
+        H5Dclose(set);
+    H5Sclose(space);
+    H5Pclose(plist);
+}
+
+static void put_matrix(struct feed *feed, hid_t layer, size_t number)
+{
+    static const char *const names[] = {"mlp.down_proj", "self_attn.q_proj", "lm_head", "z"};
+    const char *name = names[take(feed, 4)];
+    char tensor[96];
+
+    if (take(feed, 16) == 1) {
+        H5Lcreate_soft("/layers", layer, name, H5P_DEFAULT, H5P_DEFAULT);
+        return;
+    }
+    if (take(feed, 16) == 1) {
+        H5Lcreate_external("/dev/null", "/", layer, name, H5P_DEFAULT, H5P_DEFAULT);
+        return;
+    }
+    hid_t group = h5_group_create(layer, name);
+    if (group < 0)
+        return;
+    snprintf(tensor, sizeof tensor, "model.layers.%zu.%s.weight", number, name);
+    put_text(feed, group, "tensor", tensor);
+    put_int(feed, group, "layer", (int64_t)number);
+    put_int(feed, group, "n_rows", 3);
+    put_int(feed, group, "n_columns", 4);
+    if (take(feed, 8) != 1)
+        put_dataset(feed, group, "z", 3);
+    if (take(feed, 4) == 1)
+        put_dataset(feed, group, take(feed, 4) == 1 ? "p_" : "p", 3);
+    H5Gclose(group);
+}
+
+static void put_expert(struct feed *feed, hid_t file)
+{
+    static const char *const numbers[] = {"00", "01", "100", "7", "-1", "99999999999999999999"};
+
+    put_text(feed, file, "kind", "t2 expert");
+    put_int(feed, file, "format_version", 1);
+    put_text(feed, file, "identity",
+             "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff");
+    put_text(feed, file, "adapter", "svf");
+    put_text(feed, file, "parametrisation", "direct");
+    put_text(feed, file, "factors", "f.h5");
+    put_int(feed, file, "steps", 3);
+    put_real(feed, file, "seconds");
+    put_real(feed, file, "valid_before");
+    put_real(feed, file, "valid_best");
+    hid_t layers = h5_group_create(file, "layers");
+    for (size_t i = 0, n = 1 + take(feed, 4); i < n; i++) {
+        const char *number = numbers[take(feed, 6)];
+        if (take(feed, 16) == 1) {
+            H5Lcreate_hard(file, "/layers", layers, number, H5P_DEFAULT, H5P_DEFAULT);
+            continue;
+        }
+        hid_t layer = h5_group_create(layers, number);
+        for (size_t j = 0, m = 1 + take(feed, 3); layer >= 0 && j < m; j++)
+            put_matrix(feed, layer, strtoul(number, NULL, 10));
+        if (layer >= 0)
+            H5Gclose(layer);
+    }
+    H5Gclose(layers);
+    hid_t curve = h5_group_create(file, "curve");
+    static const char *const columns[] = {"reward", "accuracy", "entropy", "kl", "gradient_norm"};
+    for (size_t i = 0; i < 5; i++)
+        put_dataset(feed, curve, columns[i], 3);
+    H5Gclose(curve);
+}
+
+static void put_state(struct feed *feed, hid_t file)
+{
+    static const char *const vectors[] = {"parameters", "moment1", "moment2"};
+
+    put_text(feed, file, "kind", "t2 training state");
+    put_int(feed, file, "format_version", 1);
+    put_text(feed, file, "settings", "seed = 1\n");
+    put_int(feed, file, "step", 0);
+    put_int(feed, file, "optimizer_step", 0);
+    put_int(feed, file, "best_step", 0);
+    put_real(feed, file, "best_score");
+    put_real(feed, file, "rate_scale");
+    put_int(feed, file, "n_rollbacks", 0);
+    put_int(feed, file, "last_alarm", 0);
+    for (size_t i = 0; i < 3; i++)
+        put_dataset(feed, file, vectors[i], 3);
+    if (take(feed, 2))
+        put_dataset(feed, file, "best_parameters", 3);
+    put_dataset(feed, file, "curve", 0);
+    put_dataset(feed, file, "validations", 0);
+}
+
+/* A file with a name: HDF5 cannot open one without. */
+static void write_file(hid_t file, const char *path)
+{
+    H5Fflush(file, H5F_SCOPE_GLOBAL);
+    ssize_t n = H5Fget_file_image(file, NULL, 0);
+    char *bytes = n > 0 ? malloc((size_t)n) : NULL;
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+    if (!bytes || fd < 0 || H5Fget_file_image(file, bytes, (size_t)n) != n ||
+        write(fd, bytes, (size_t)n) != n)
+        abort();
+    close(fd);
+    free(bytes);
+}
+
+static void use(const char *path, bool state)
+{
+    struct train_state s;
+    struct expert e;
+    FILE *null = fopen("/dev/null", "w");
+
+    if (!null)
+        abort();
+    if (state) {
+        if (train_state_create(&s, 3) != 0)
+            abort();
+        (void)train_state_read(&s, "seed = 1\n", path);
+        train_state_free(&s);
+        (void)train_state_describe(path, null);
+    } else {
+        if (expert_read(&e, path) == 0)
+            expert_free(&e);
+        (void)expert_describe(path, null, true);
+    }
+    fclose(null);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct feed feed = {data, size};
+    struct h5_quiet quiet;
+    char path[64];
+
+    snprintf(path, sizeof path, "/dev/shm/t2-fuzz-expert-%ld.h5", (long)getpid());
+    h5_quiet_begin(&quiet);
+    const bool state = take(&feed, 2);
+    hid_t file = h5_create("fuzz");
+    if (state)
+        put_state(&feed, file);
+    else
+        put_expert(&feed, file);
+    write_file(file, path);
+    h5_close(file);
+    h5_quiet_end(&quiet);
+    use(path, state);
+    unlink(path);
+    return 0;
+}
