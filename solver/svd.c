@@ -96,7 +96,7 @@ static enum eigen_method eigen_method_of(const struct svd_options *options, size
 
 static size_t gram_bytes(const struct svd_options *options, size_t bytes, size_t r, int crew_size)
 {
-    return (r * r + r) * bytes + r * r * sizeof(float) + 3 * 64 +
+    return (r * r + r) * bytes + 2 * 64 +
            largest(eigen_work_bytes(eigen_method_of(options, bytes, r), bytes, r),
                    svd_measure_bytes(r, crew_size));
 }
@@ -209,27 +209,6 @@ static int solve_by_lapack(struct state *s)
  * of the vectors. */
 static const double f32_noise = 0x1p-21;
 
-/* f32 quotients of a matrix much longer than wide come from C, at r / length of the work. */
-static bool measures_by_gram(const struct svd_work *w, size_t bytes)
-{
-    return bytes == sizeof(float) && 2 * w->length >= 3 * w->r;
-}
-
-/* Both triangles of c's upper one. */
-static void mirror(struct svd_work *w, const float *c, float *both)
-{
-    enum { BLOCK = 64 };
-    const size_t r = w->r, n = svd_cuts(r, BLOCK);
-
-    while (svd_part(w, n)) {
-        const size_t i0 = w->parts.next * (size_t)BLOCK, i1 = svd_at_most(i0 + BLOCK, r);
-        for (size_t j0 = 0; j0 < r; j0 += BLOCK)
-            for (size_t i = i0; i < i1; i++)
-                for (size_t j = j0; j < svd_at_most(j0 + BLOCK, r); j++)
-                    both[i * r + j] = j >= i ? c[i * r + j] : c[j * r + i];
-    }
-}
-
 /* *accepted: the bounds meet the tolerance (or nobody asked). W = 0 leaves work.scale at 0. */
 static int solve_by_gram(struct state *s, size_t bytes, bool *accepted)
 {
@@ -239,17 +218,14 @@ static int solve_by_gram(struct state *s, size_t bytes, bool *accepted)
     const bool f32 = bytes == sizeof(float), choose = options->precision == SVD_PRECISION_AUTO;
     const enum eigen_method method = eigen_method_of(options, bytes, r);
     void *c = arena_take(w->arena, r * r * bytes), *values = arena_take(w->arena, r * bytes);
-    float *gram = measures_by_gram(w, bytes) ? arena_take(w->arena, r * r * sizeof *gram) : NULL;
     struct svd_measure measure;
-    int status = c && values && (gram || !measures_by_gram(w, bytes)) ? 0 : too_small(w);
+    int status = c && values ? 0 : too_small(w);
 
     *accepted = true;
     if (status == 0)
         status = svd_gram(w, bytes, c);
     if (status != 0 || w->scale == 0)
         goto done;
-    if (gram)
-        mirror(w, c, gram);
     status = f32 ? eigen_solve_f32(w->crew, method, w->arena, r, c, values)
                  : eigen_solve_f64(w->crew, method, w->arena, r, c, values);
     if (status != 0)
@@ -263,9 +239,7 @@ static int solve_by_gram(struct state *s, size_t bytes, bool *accepted)
         }
     }
     svd_normalise(w, bytes, c);
-    status = svd_measure(w, bytes, c, gram, s->found, &measure);
-    if (status == 0 && gram && !(measure.bound <= options->tolerance))
-        status = svd_measure(w, bytes, c, NULL, s->found, &measure);
+    status = svd_measure(w, bytes, c, s->found, &measure);
     if (status != 0)
         goto done;
     *accepted = !choose || measure.bound <= options->tolerance;
@@ -337,7 +311,7 @@ static int repair(struct state *s, enum svd_repair way, bool *hopeless)
     status = svd_orthogonalise(w, p, hopeless);
     if (status == 0 && !*hopeless)
         status = way == SVD_REPAIR_JACOBI ? svd_jacobi(w, p, s->found, hopeless)
-                                          : svd_measure(w, sizeof *p, p, NULL, s->found, &measure);
+                                          : svd_measure(w, sizeof *p, p, s->found, &measure);
     if (status == 0 && !*hopeless) {
         deliver(s, sizeof *p, p);
         s->report->bound = way == SVD_REPAIR_JACOBI ? lapack_bound(s->values, r) : measure.bound;

@@ -9,17 +9,27 @@
 #include "solver/blas.h"
 #include "solver/svd_internal.h"
 
-enum { VECTORS = 512, CHUNKS = 4, COLUMNS = 512, LINES = 128, WINDOW = 2 * SVD_BAND };
+enum { VECTORS = 512, CHUNKS = 4, COLUMNS = 512, LINES = 128 };
 
-/* One pass over W, or over C and W. Arrays of the crew. */
+/* Couplings are measured for neighbours nearer than this, at least, and in windows of twice as
+ * many. In f32 they are larger and what is farther is dealt with more coarsely, so large matrices
+ * get more. */
+static size_t band_of(size_t bytes, size_t r)
+{
+    const size_t sixteenth = svd_cuts(r, 16 * SVD_BAND) * SVD_BAND;
+
+    return bytes == sizeof(float) && sixteenth > SVD_BAND ? sixteenth : SVD_BAND;
+}
+
+/* One pass over W. Arrays of the crew. */
 struct pass {
-    size_t bytes;      /* of an element of q, gram and yt */
-    const void *q;     /* [r, r], or NULL: probes only */
-    const float *gram; /* C [r, r], or NULL: B stands for itself */
-    void *yt;          /* (B q)^T of one block [r, SVD_BLOCK]; from C: C q_i - d_i q_i [r, r] */
-    double *d;         /* |B q_i|^2 [r] */
-    double *band; /* (B q_i) . (B q_j) for j in i's chunk and the next [r, WINDOW]; from C: c_ij */
-    void *tile;   /* this worker's own [SVD_BAND, WINDOW] */
+    size_t bytes;  /* of an element of q and yt */
+    size_t near;   /* band_of */
+    const void *q; /* [r, r], or NULL: probes only */
+    void *yt;      /* (B q)^T of one block [r, SVD_BLOCK] */
+    double *d;     /* |B q_i|^2 [r] */
+    double *band;  /* (B q_i) . (B q_j) for j in i's chunk and the next [r, 2 near] */
+    void *tile;    /* this worker's own [near, 2 near] */
     const double *zt;
     double *ut; /* (B z)^T of one block [SVD_PROBES, SVD_BLOCK] */
     double *st, *squares;
@@ -190,38 +200,22 @@ static void multiply_vectors(const struct svd_work *w, const struct svd_block *b
     }
 }
 
-/* C times the vectors of one part: d_i = q_i . C q_i, and what is left, C q_i - d_i q_i, in yt [r,
- * r]. */
-static void multiply_gram(const struct svd_work *w, const struct pass *p, size_t part)
-{
-    const size_t r = w->r, at = part * VECTORS, n = svd_at_most(VECTORS, r - at);
-    const float *q = p->q;
-    float *yt = p->yt;
-
-    blas_gemm(sizeof *q, false, false, n, r, r, q + at * r, r, p->gram, r, 0, yt + at * r, r);
-    for (size_t i = at; i < at + n; i++) {
-        p->d[i] = dot(sizeof *q, q + i * r, yt + i * r, r);
-        const double d = p->d[i] / sum_squares(sizeof *q, q + i * r, r);
-        for (size_t k = 0; k < r; k++)
-            yt[i * r + k] = (float)((double)yt[i * r + k] - d * (double)q[i * r + k]);
-    }
-}
-
 /* band [chunks of one part] (+)= x y^T, x and y [r, k]. */
-static void add_band(size_t bytes, const void *x, size_t ldx, const void *y, size_t ldy, size_t r,
-                     size_t k, size_t part, bool first, void *tile, double *band)
+static void add_band(size_t bytes, size_t near, const void *x, size_t ldx, const void *y,
+                     size_t ldy, size_t r, size_t k, size_t part, bool first, void *tile,
+                     double *band)
 {
-    const size_t end = svd_at_most((part + 1) * CHUNKS * SVD_BAND, r);
+    const size_t end = svd_at_most((part + 1) * CHUNKS * near, r);
 
-    for (size_t at = part * CHUNKS * SVD_BAND; at < end; at += SVD_BAND) {
-        const size_t rows = svd_at_most(SVD_BAND, r - at), columns = svd_at_most(WINDOW, r - at);
+    for (size_t at = part * CHUNKS * near; at < end; at += near) {
+        const size_t rows = svd_at_most(near, r - at), columns = svd_at_most(2 * near, r - at);
         blas_gemm(bytes, false, true, rows, columns, k, blas_at_const(x, bytes, at * ldx), ldx,
-                  blas_at_const(y, bytes, at * ldy), ldy, 0, tile, WINDOW);
+                  blas_at_const(y, bytes, at * ldy), ldy, 0, tile, 2 * near);
         for (size_t i = 0; i < rows; i++) {
-            double *line = band + (at + i) * WINDOW;
+            double *line = band + (at + i) * 2 * near;
             if (first)
-                memset(line, 0, WINDOW * sizeof *line);
-            axpy(bytes, 1, blas_at_const(tile, bytes, i * WINDOW), columns, line);
+                memset(line, 0, 2 * near * sizeof *line);
+            axpy(bytes, 1, blas_at_const(tile, bytes, i * 2 * near), columns, line);
         }
     }
 }
@@ -251,27 +245,13 @@ static void multiply_back(const struct svd_work *w, const struct svd_block *b, c
         }
 }
 
-/* The vectors' part of a pass, from C. */
-static void run_gram(struct svd_work *w, struct pass *p)
-{
-    const size_t r = w->r;
-
-    while (svd_part(w, svd_cuts(r, VECTORS)))
-        multiply_gram(w, p, w->parts.next);
-    while (svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
-        add_band(p->bytes, p->yt, r, p->q, r, r, r, w->parts.next, true, p->tile, p->band);
-}
-
 static int run_pass(struct svd_work *w, struct pass *p)
 {
-    const bool by_blocks = p->q && !p->gram;
-    const size_t n_vectors = by_blocks ? svd_cuts(w->r, VECTORS) : 0;
-    const size_t n_bands = by_blocks ? svd_cuts(w->r, CHUNKS * SVD_BAND) : 0;
+    const size_t n_vectors = p->q ? svd_cuts(w->r, VECTORS) : 0;
+    const size_t n_bands = p->q ? svd_cuts(w->r, CHUNKS * p->near) : 0;
     const size_t n_columns = svd_cuts(w->r, COLUMNS);
     int status = 0;
 
-    if (p->gram)
-        run_gram(w, p);
     for (size_t i = 0; i < svd_cuts(w->length, SVD_BLOCK); i++) {
         struct svd_block block;
         if (svd_block_read(w, i, true, &block) != 0)
@@ -285,8 +265,8 @@ static int run_pass(struct svd_work *w, struct pass *p)
         }
         while (svd_part(w, n_bands + n_columns)) {
             if (w->parts.next < n_bands)
-                add_band(p->bytes, p->yt, SVD_BLOCK, p->yt, SVD_BLOCK, w->r, block.k, w->parts.next,
-                         i == 0, p->tile, p->band);
+                add_band(p->bytes, p->near, p->yt, SVD_BLOCK, p->yt, SVD_BLOCK, w->r, block.k,
+                         w->parts.next, i == 0, p->tile, p->band);
             else
                 multiply_back(w, &block, p, w->parts.next - n_bands, i == 0);
         }
@@ -359,38 +339,79 @@ static double relative_error(double error, double value)
 }
 
 struct couplings {
-    const double *d, *band, *cross; /* cross: q_i . q_j, laid out as band; NULL: band has c_ij */
-    size_t r;
+    const double *d, *band, *cross; /* cross: q_i . q_j, laid out as band */
+    size_t r, near;
 };
 
 static double coupling(const struct couplings *c, size_t i, size_t j)
 {
     const size_t low = i < j ? i : j, high = i < j ? j : i;
-    const size_t at = low * WINDOW + high - low / SVD_BAND * SVD_BAND;
+    const size_t at = low * 2 * c->near + high - low / c->near * c->near;
 
-    /* c_ij and c_ji differ by gap times q_i . q_j, which is nothing in c^2 / gap. */
-    return fabs(c->cross ? c->band[at] - c->d[i] * c->cross[at] : c->band[at]);
+    return fabs(c->band[at] - c->d[i] * c->cross[at]);
 }
 
-/* error [r]: of each d_i. far [2]: spans before and after the measured neighbours. */
-static double value_error(const struct couplings *c, size_t i, double eps, const struct span far[2])
+/* What the measured neighbours do to d_i, to second order: each pair's exact 2 x 2 solution. */
+static double near_shift(const struct couplings *c, size_t i)
 {
-    const size_t chunk = i / SVD_BAND;
-    const size_t first = chunk > 0 ? (chunk - 1) * SVD_BAND : 0;
-    const size_t end = svd_at_most((chunk + 2) * SVD_BAND, c->r);
-    const double gap = fmin(gap_to(c->d[i], far[0]), gap_to(c->d[i], far[1]));
-    double sum = isinf(gap) ? 0 : shift(eps, gap);
+    const size_t chunk = i / c->near;
+    const size_t first = chunk > 0 ? (chunk - 1) * c->near : 0;
+    const size_t end = svd_at_most((chunk + 2) * c->near, c->r);
+    double sum = 0;
 
-    for (size_t j = first; j < end; j++)
-        if (j != i)
-            sum += shift(coupling(c, i, j), fabs(c->d[i] - c->d[j]));
+    for (size_t j = first; j < end; j++) {
+        if (j == i)
+            continue;
+        const double a = coupling(c, i, j), gap = c->d[i] - c->d[j];
+        const double root = sqrt(gap * gap + 4 * a * a) + fabs(gap);
+        const double part = root > 0 ? 2 * a * a / root : 0;
+        sum += gap < 0 || (gap == 0 && i < j) ? -part : part;
+    }
     return sum;
 }
 
-/* quotient_error: relative, as measured. power: of mean / sigma that the rounding of a quotient
- * grows with, 1 from W and 2 from C. */
+/* The third order among the nearest: sum over j, k of c_ij c_jk c_ki / (g_ij g_ik). */
+static double third_order(const struct couplings *c, size_t i)
+{
+    enum { NEAREST = 16 };
+    const size_t first = i > NEAREST ? i - NEAREST : 0, end = svd_at_most(i + NEAREST + 1, c->r);
+    double ratio[2 * NEAREST + 1], sum = 0;
+
+    for (size_t j = first; j < end; j++) {
+        const double a = coupling(c, i, j), gap = fabs(c->d[i] - c->d[j]);
+        ratio[j - first] = j == i ? 0 : a < gap ? a / gap : 1;
+    }
+    for (size_t j = first; j < end; j++)
+        for (size_t k = first; k < j; k++)
+            if (j != i && k != i)
+                sum += 2 * ratio[j - first] * ratio[k - first] * coupling(c, k, j);
+    return sum;
+}
+
+/* Error of d_i once near_shift has been added: the third order, the fourth as the second times
+ * couplings over distances squared, and what is far. far [2]: spans before and after the measured
+ * neighbours. */
+static double value_error(const struct couplings *c, size_t i, double eps, const struct span far[2])
+{
+    const size_t chunk = i / c->near;
+    const size_t first = chunk > 0 ? (chunk - 1) * c->near : 0;
+    const size_t end = svd_at_most((chunk + 2) * c->near, c->r);
+    const double gap = fmin(gap_to(c->d[i], far[0]), gap_to(c->d[i], far[1]));
+    double second = 0, ratio = 0;
+
+    for (size_t j = first; j < end; j++)
+        if (j != i) {
+            const double a = coupling(c, i, j), g = fabs(c->d[i] - c->d[j]);
+            second += shift(a, g);
+            ratio += a < g ? a / g : 1;
+        }
+    return fmin(second, third_order(c, i) + second * ratio * ratio) +
+           (isinf(gap) ? 0 : shift(eps, gap));
+}
+
+/* quotient_error: relative, as measured. */
 static double largest_bound(const struct couplings *c, const double rms[SVD_GROUPS],
-                            double quotient_error, double unit, double power)
+                            double quotient_error, double unit)
 {
     const size_t r = c->r;
     double trace = 0;
@@ -401,10 +422,10 @@ static double largest_bound(const struct couplings *c, const double rms[SVD_GROU
     const double floor = sqrt(top) * (double)r * 0x1p-52;
     double bound = 0;
 
-    for (size_t chunk = 0; chunk * SVD_BAND < r; chunk++) {
-        const size_t first = chunk * SVD_BAND, end = svd_at_most(first + SVD_BAND, r);
-        const struct span far[2] = {span_of(c->d, 0, chunk > 0 ? first - SVD_BAND : 0),
-                                    span_of(c->d, svd_at_most(end + SVD_BAND, r), r)};
+    for (size_t chunk = 0; chunk * c->near < r; chunk++) {
+        const size_t first = chunk * c->near, end = svd_at_most(first + c->near, r);
+        const struct span far[2] = {span_of(c->d, 0, chunk > 0 ? first - c->near : 0),
+                                    span_of(c->d, svd_at_most(end + c->near, r), r)};
         size_t g = 0;
         for (size_t i = first; i < end; i++) {
             const double sigma = sqrt(c->d[i]);
@@ -412,9 +433,8 @@ static double largest_bound(const struct couplings *c, const double rms[SVD_GROU
                 continue;
             while (i >= svd_group_begin(r, g + 1))
                 g++;
-            bound = svd_worse(
-                bound, relative_error(value_error(c, i, 2 * rms[g], far), c->d[i]) +
-                           4 * fmax(quotient_error, 0.5 * unit * (1 + pow(mean / sigma, power))));
+            bound = svd_worse(bound, relative_error(value_error(c, i, 2 * rms[g], far), c->d[i]) +
+                                         4 * fmax(quotient_error, 0.5 * unit * (1 + mean / sigma)));
         }
     }
     return bound;
@@ -422,39 +442,42 @@ static double largest_bound(const struct couplings *c, const double rms[SVD_GROU
 
 size_t svd_measure_bytes(size_t r, int crew_size)
 {
-    return (r * SVD_BLOCK * 8 > r * r * 4 ? r * SVD_BLOCK * 8 : r * r * 4) + 2 * r * WINDOW * 8 +
-           2 * r * 8 + (size_t)crew_size * SVD_BAND * WINDOW * 8 + SVD_PROBES * 8 + 64 +
-           svd_apply_bytes(r) + 10 * 64;
+    const size_t near = band_of(sizeof(float), r);
+
+    return r * SVD_BLOCK * 8 + 4 * r * near * 8 + 3 * r * 8 +
+           (size_t)crew_size * 2 * near * near * 8 + SVD_PROBES * 8 + 64 + svd_apply_bytes(r) +
+           10 * 64;
 }
 
-int svd_measure(struct svd_work *w, size_t bytes, const void *q, const float *gram, double *values,
+int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
                 struct svd_measure *measure)
 {
-    const size_t r = w->r, used = w->arena->used;
+    const size_t r = w->r, used = w->arena->used, near = band_of(bytes, w->r);
     struct arena *a = w->arena;
     struct svd_measure *shared = arena_take(a, sizeof *shared);
     double *zt = arena_take(a, SVD_PROBES * r * sizeof *zt);
-    double *cross = gram ? NULL : arena_take(a, r * WINDOW * sizeof *cross);
-    struct pass p = {.bytes = bytes, .q = q, .gram = gram, .d = values, .zt = zt};
+    double *shifts = arena_take(a, r * sizeof *shifts);
+    double *cross = arena_take(a, 2 * r * near * sizeof *cross);
+    struct pass p = {.bytes = bytes, .near = near, .q = q, .d = values, .zt = zt};
     double rms[SVD_GROUPS], worst[SVD_GROUPS];
     int status;
 
-    p.yt = arena_take(a, gram ? r * r * sizeof *gram : r * SVD_BLOCK * bytes);
-    p.band = arena_take(a, r * WINDOW * sizeof *p.band);
-    char *tiles = arena_take(a, (size_t)w->crew->size * SVD_BAND * WINDOW * bytes);
+    p.yt = arena_take(a, r * SVD_BLOCK * bytes);
+    p.band = arena_take(a, 2 * r * near * sizeof *p.band);
+    char *tiles = arena_take(a, (size_t)w->crew->size * 2 * near * near * bytes);
     p.st = arena_take(a, SVD_PROBES * r * sizeof *p.st);
     p.squares = arena_take(a, SVD_PROBES * sizeof *p.squares);
     status = take_probes(w, &p);
-    if (status != 0 || !shared || !zt || (!gram && !cross) || !p.yt || !p.band || !tiles || !p.st ||
+    if (status != 0 || !shared || !zt || !shifts || !cross || !p.yt || !p.band || !tiles || !p.st ||
         !p.squares) {
         status =
             error_set("%s: the memory given for its decomposition is too small", w->source->name);
         goto done;
     }
-    p.tile = tiles + (size_t)w->crew->index * SVD_BAND * WINDOW * bytes;
+    p.tile = tiles + (size_t)w->crew->index * 2 * near * near * bytes;
     svd_probes_make(w, bytes, q, zt);
-    while (!gram && svd_part(w, svd_cuts(r, CHUNKS * SVD_BAND)))
-        add_band(bytes, q, r, q, r, r, r, w->parts.next, true, p.tile, cross);
+    while (svd_part(w, svd_cuts(r, CHUNKS * near)))
+        add_band(bytes, near, q, r, q, r, r, r, w->parts.next, true, p.tile, cross);
     if (run_pass(w, &p) != 0) {
         status = -1;
         goto done;
@@ -465,7 +488,7 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, const float *gr
     crew_wait(w->crew);
     svd_residuals(w, bytes, q, values, p.st, rms, worst);
     if (w->crew->index == 0) {
-        const struct couplings c = {values, p.band, cross, r};
+        const struct couplings c = {values, p.band, cross, r, near};
         const double top = span_of(values, 0, r).high,
                      floor = top * ((double)r * 0x1p-52) * ((double)r * 0x1p-52);
         double quotient_error = 0, largest = 0;
@@ -478,9 +501,13 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, const float *gr
         }
         for (size_t g = 0; g < SVD_GROUPS; g++)
             largest = svd_worse(largest, worst[g]);
-        shared->bound = largest_bound(&c, rms, quotient_error,
-                                      bytes == sizeof(float) ? 0x1p-24 : 0x1p-53, gram ? 2 : 1);
+        shared->bound =
+            largest_bound(&c, rms, quotient_error, bytes == sizeof(float) ? 0x1p-24 : 0x1p-53);
         shared->residual = top > 0 ? largest / top : 0;
+        for (size_t i = 0; i < r; i++)
+            shifts[i] = near_shift(&c, i);
+        for (size_t i = 0; i < r; i++)
+            values[i] += values[i] + shifts[i] > 0 ? shifts[i] : 0;
     }
     crew_wait(w->crew);
     *measure = *shared;

@@ -110,10 +110,10 @@ int svd_gram(struct svd_work *w, size_t bytes, void *c);
 /* Scales every row of q to norm 1. */
 void svd_normalise(struct svd_work *w, size_t bytes, void *q);
 
-/* values [r]: d_i = |B q_i|^2 / |q_i|^2 in scaled units, for the rows of Q [r, r] ordered by them,
- * up or down, and what they are worth. gram: C, both triangles, in the precision of q, to take d_i
- * as q_i . C q_i from; NULL: from W. */
-int svd_measure(struct svd_work *w, size_t bytes, const void *q, const float *gram, double *values,
+/* values [r]: d_i = |B q_i|^2 / |q_i|^2 in scaled units, put right by what the measured couplings
+ * of neighbours do to them, for the rows of Q [r, r] ordered by them, up or down, and what they are
+ * worth. */
+int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
                 struct svd_measure *measure);
 size_t svd_measure_bytes(size_t r, int crew_size);
 
