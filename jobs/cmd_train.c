@@ -136,6 +136,16 @@ static int open_factors(struct run *run)
 /* ---- what decides the run ----------------------------------------------------------------------
  */
 
+/* FNV-1a: tells a task that was changed between two runs. */
+static uint64_t hash_text(const char *text)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (; text && *text; text++)
+        h = (h ^ (unsigned char)*text) * 0x100000001b3u;
+    return h;
+}
+
 static char *settings_text(const struct run *run)
 {
     const struct model_options *o = &run->loaded.model_options;
@@ -143,9 +153,10 @@ static char *settings_text(const struct run *run)
 
     if (asprintf(&text,
                  "model = %s\nfactors = %s\nadapter = svf\nn_parameters = %zu\ntask = %s\n"
-                 "isa = %s\n%s",
+                 "task_text = %016llx\nisa = %s\n%s",
                  run->identity, run->fingerprint, run->adapter->n_parameters, run->task.name,
-                 isa_name(o->isa), run->deciding) < 0)
+                 (unsigned long long)hash_text(run->task.text), isa_name(o->isa),
+                 run->deciding) < 0)
         return NULL;
     return text;
 }
@@ -201,6 +212,7 @@ static void print_result(const struct run *run, double seconds)
 {
     const struct train_state *s = &run->state;
     const bool valid = s->n_validations > 0, test = run->test.n > 0;
+    const int width = strlen(run->task.name) > 4 ? (int)strlen(run->task.name) : 4;
     char texts[4][16], took[32];
 
     if (run->comm->rank != 0)
@@ -220,10 +232,11 @@ static void print_result(const struct run *run, double seconds)
         if (s->n_rollbacks)
             fprintf(stderr, "  the guard went back %llu time%s\n",
                     (unsigned long long)s->n_rollbacks, s->n_rollbacks == 1 ? "" : "s");
-        fprintf(stderr,
-                "task  steps  valid_before  valid_best  test_before  test_after  seconds\n");
+        fprintf(stderr, "%-*s  %6s  %12s  %10s  %11s  %10s  %8s\n", width, "task", "steps",
+                "valid_before", "valid_best", "test_before", "test_after", "seconds");
     }
-    printf("%s  %llu  %s  %s  %s  %s  %.1f\n", run->task.name, (unsigned long long)s->step,
+    printf("%-*s  %6llu  %12s  %10s  %11s  %10s  %8.1f\n", width, run->task.name,
+           (unsigned long long)s->step,
            score_text(texts[0], 16, valid ? s->validations[0].score : 0, valid),
            score_text(texts[1], 16, s->best_score, valid),
            score_text(texts[2], 16, run->test.before, test),
