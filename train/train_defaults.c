@@ -8,7 +8,7 @@ struct train_options train_defaults(void)
         .batch = 32,
         .steps = 75,
         .n_answers = 1,
-        .shard = 8,
+        .shard = 16,
         .sampling = {.temperature = 1, .top_p = 1},
         .reward_right = 1,
         .reward_wrong = -1,
