@@ -329,9 +329,11 @@ static bool equal(struct side a, struct side b, long *budget)
 {
     if (--*budget < 0)
         return false;
-    if (node_of(a)->kind == LATEX_RELATION && node_of(b)->kind != LATEX_RELATION)
+    if (node_of(a)->op == 'e' ||
+        (node_of(a)->kind == LATEX_RELATION && node_of(b)->kind != LATEX_RELATION))
         a = without_variable(a);
-    if (node_of(b)->kind == LATEX_RELATION && node_of(a)->kind != LATEX_RELATION)
+    if (node_of(b)->op == 'e' ||
+        (node_of(b)->kind == LATEX_RELATION && node_of(a)->kind != LATEX_RELATION))
         b = without_variable(b);
     const struct latex_node *x = node_of(a), *y = node_of(b);
     *budget -= x->n + y->n;

@@ -112,7 +112,8 @@ static bool lex_number(const char *p, bool grouped, struct latex_token *token)
         while (isdigit((unsigned char)*p))
             if (!put(token, &n, *p++))
                 return false;
-    } else if (*p == '.' && n && !isalpha((unsigned char)p[1])) {
+    } else if (*p == '.' && n && !isalpha((unsigned char)p[1]) &&
+               strncmp(p + 1, "\\overline", 9) != 0) {
         p++; /* "5." */
     }
     token->end = p;
