@@ -22,7 +22,7 @@ enum { MAX_TASKS = 64 };
 
 struct settings {
     struct load_options load;
-    const char *tasks, *split, *out, *data;
+    const char *tasks, *split, *out, *data, *prompt_file;
     int64_t limit, batch, chunk, seed, fewshot, max_new;
     bool share_prefix, quiet;
 };
@@ -90,6 +90,8 @@ static int load_tasks(struct run *run, const char *model)
         if (task_load(task, name, folders))
             return -1;
         run->n_tasks++;
+        if (run->settings->prompt_file && task_set_prompt_file(task, run->settings->prompt_file))
+            return -1;
         for (size_t i = 0; i + 1 < run->n_tasks; i++)
             if (strcmp(run->tasks[i].name, task->name) == 0)
                 return error_set("--tasks: %s is there twice", task->name);
@@ -286,6 +288,8 @@ static int command_run(const struct comm *comm, int argc, char **argv)
          .help = "the first N items of each task; 0: all"},
         {"split", 0, OPTION_STRING, &s.split, "NAME",
          .help = "train, valid or test (default: as the task says)"},
+        {"prompt-file", 0, OPTION_STRING, &s.prompt_file, "FILE",
+         .help = "the prompt of all tasks, with {fields}, in place of their own"},
         {"out", 'o', OPTION_STRING, &s.out, "FILE.h5",
          .help = "scores, settings and a record of every item, in HDF5"},
         {"data", 0, OPTION_STRING, &s.data, "DIR",

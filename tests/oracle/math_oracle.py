@@ -28,7 +28,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def rewrites(text, rng):
     """(equivalents, near misses) of a gold answer, as LaTeX text."""
-    same = [f"${text}$", text + ".", text.replace(" ", ""), r"\left.".join([""]) + text]
+    # (A full stop after the answer is none of the rewrites: the references take it for a factor.)
+    same = [f"${text}$", text.replace(" ", ""), r"\;" + text]
     other = []
     plain = text.replace(" ", "")
     number = re.fullmatch(r"-?\d+", plain)
@@ -44,7 +45,7 @@ def rewrites(text, rng):
         if 0 < n < 200:
             same += [rf"\sqrt{{{n * n}}}"]
         other += [str(n + 1), str(-n) if n else "2", str(10 * n + 1), rf"\frac{{{n}}}{{{k}}}" if n else "1",
-                  rf"\sqrt{{{abs(n) + 2}}}" if n != 2 else "3", f"{n}.5", f"{n}x"]
+                  rf"\sqrt{{{abs(n) + 2}}}" if n != 2 else "3", f"{n}.5"] + ([f"{n}x"] if n else [])
     elif fraction:
         sign, a, b = fraction.group(1), int(fraction.group(2)), int(fraction.group(3))
         k = rng.randint(2, 7)
