@@ -188,7 +188,8 @@ int sql_execute(const char *database, const char *text, char **result)
         error_set("the query is wrong: %s", statement ? "" : sqlite3_errmsg(db));
         goto done;
     }
-    if (rest[strspn(rest, " \t\r\n;")] || !sqlite3_stmt_readonly(statement)) {
+    if (rest[strspn(rest, " \t\r\n;")] || !sqlite3_stmt_readonly(statement) ||
+        sqlite3_stmt_isexplain(statement)) {
         error_set("the query is not one SELECT");
         goto done;
     }
