@@ -497,6 +497,8 @@ static char *read_file(const char *path, const char *what)
 {
     struct stat info;
     char *text = NULL;
+
+    errno = 0;
     /* A pipe would wait for its writer. */
     FILE *file = stat(path, &info) == 0 && S_ISFIFO(info.st_mode) ? NULL : fopen(path, "rb");
 
