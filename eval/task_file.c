@@ -359,7 +359,7 @@ static const char *what_is_wrong(const struct task *task)
     if (!task->dataset || !*task->dataset)
         return "the key 'dataset' is missing";
     if (!task->prompt || !*task->prompt)
-        return "the key 'prompt' (or 'prompt_file') is missing";
+        return "the key 'prompt' is missing (or 'prompt_file')";
     if (!task->gold || !*task->gold)
         return "the key 'gold' is missing (the field that holds the right answer)";
     if (!*task->name || strchr(task->name, '/') || strcmp(task->name, ".") == 0)

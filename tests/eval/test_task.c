@@ -178,7 +178,7 @@ static void a_prompt_file_is_taken_to_the_letter(void **state)
 {
     (void)state;
     struct task task;
-    char text[512], prompt[256];
+    char text[512], prompt[1024];
 
     snprintf(text, sizeof text, "%schoices = a | b\ngold_form = index\n", head);
     folder_file("mine.txt", "; one \"quoted\" line\n\n  {q} = \\boxed{{}} \\n \n");
