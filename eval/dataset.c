@@ -8,6 +8,7 @@
 
 #include "eval/jsonl.h"
 #include "eval/phrases.h"
+#include "eval/wikisql.h"
 #include "mpi/error.h"
 #include "mpi/text.h"
 
@@ -60,6 +61,12 @@ const struct dataset_facts dataset_catalog[] = {
      {{"mbpp.jsonl", 974}},
      {"task_id", "text", "code", "test_list", "test_setup_code"},
      NULL},
+    {"wikisql",
+     "questions on tables with their SQL (dev.tables.jsonl and dev.db lie beside dev.jsonl)",
+     "https://github.com/salesforce/WikiSQL",
+     {{"train.jsonl", 56355}, {"dev.jsonl", 8421}, {"test.jsonl", 15878}},
+     {"table_id", "question", "sql.sel", "sql.agg", "sql.conds"},
+     NULL},
     {0},
 };
 
@@ -103,6 +110,15 @@ static char *split_path(const char *root, const char *name, const char *split)
     if (asprintf(&path, "%s/%s/%s.jsonl", root, name, split) < 0) {
         error_set("out of memory");
         return NULL;
+    }
+    /* Some call it dev. */
+    if (strcmp(split, "valid") == 0 && access(path, F_OK) != 0) {
+        char *dev = split_path(root, name, "dev");
+        if (dev && access(dev, F_OK) == 0) {
+            free(path);
+            return dev;
+        }
+        free(dev);
     }
     return path;
 }
@@ -291,6 +307,8 @@ int dataset_load(struct dataset *data, const char *root, const char *name, const
         error_set("%s: no rows for the split \"%s\"", data->path, split);
         goto done;
     }
+    if (wikisql_join(data))
+        goto done;
     status = 0;
 done:
     if (status)

@@ -7,6 +7,8 @@
  *   no valid.jsonl, or no      a fixed part of train.jsonl by a hash of the row's text: 5 % of the
  *   test.jsonl                 rows for `valid`, 10 % for `test`, each only where it has no file;
  *                              `train` is then the rest
+ *   no valid.jsonl but dev.jsonl   that is `valid`
+ *   SPLIT.tables.jsonl         rows are joined with their tables (wikisql.h)
  *   sst2 (phrases.h)           phrases of the same sentences must stay together
  *
  * Stands on jsonl.h. Knows nothing about prompts. */

@@ -359,8 +359,10 @@ static int finish_job(struct work *work, struct job *job)
         record->answer = strdup(job->item.plain[record->predicted]);
     } else {
         record->correct = task_grade(work->task, &job->item, record->answer, &predicted);
-        record->correct_normalised = record->correct;
-        record->predicted = predicted;
+        /* Of SQL the second score is the logical form. */
+        const bool sql = work->task->grader == GRADE_SQL;
+        record->correct_normalised = sql ? predicted == 1 : record->correct;
+        record->predicted = sql ? -1 : predicted;
     }
     record->id = job->item.id;
     record->prompt = job->item.prompt;
@@ -494,7 +496,8 @@ static void compute_metrics(const struct task *task, struct task_result *result)
     }
     result->accuracy = (double)n_correct / (double)n;
     result->accuracy_error = metrics_standard_error(n_correct, n);
-    if (task->score == TASK_CHOICE && task->normalise != NORMALISE_NONE) {
+    if ((task->score == TASK_CHOICE && task->normalise != NORMALISE_NONE) ||
+        (task->score == TASK_GENERATE && task->grader == GRADE_SQL)) {
         result->accuracy_normalised = (double)n_normalised / (double)n;
         result->accuracy_normalised_error = metrics_standard_error(n_normalised, n);
     }

@@ -6,8 +6,13 @@
 #include <string.h>
 #include <strings.h>
 
-static const char *const grader_names[GRADER_COUNT] = {"none", "last_number", "label", "letter",
-                                                       "exact"};
+#include "eval/latex.h"
+
+static const char *const grader_names[GRADER_COUNT] = {
+    [GRADE_NONE] = "none",     [GRADE_LAST_NUMBER] = "last_number", [GRADE_LABEL] = "label",
+    [GRADE_LETTER] = "letter", [GRADE_EXACT] = "exact",             [GRADE_MATH] = "math",
+    [GRADE_SQL] = "sql",
+};
 
 const char *grader_name(enum grader grader)
 {
@@ -322,4 +327,15 @@ bool grade_exact(const char *text, const char *gold)
     while (m && strchr(blanks, gold[m - 1]))
         m--;
     return n == m && memcmp(text, gold, n) == 0;
+}
+
+bool grade_math(const char *text, const char *gold)
+{
+    char *answer = latex_extract(text),
+         *wanted = strstr(gold, "\\boxed") ? latex_extract(gold) : strdup(gold);
+    bool same = answer && wanted && latex_equal(answer, wanted);
+
+    free(answer);
+    free(wanted);
+    return same;
 }

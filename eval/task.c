@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "eval/jsonl.h"
+#include "eval/sql.h"
 #include "mpi/error.h"
 
 /* ---- templates ---------------------------------------------------------------------------------
@@ -444,13 +445,22 @@ done:
     return status;
 }
 
+static int check_tables(const struct task *task, const json_t *row)
+{
+    if (task->grader == GRADE_SQL && !json_object_get(row, "database"))
+        return error_set("the grader sql needs WikiSQL's files: rows with \"table_id\", and beside "
+                         "them SPLIT.tables.jsonl and SPLIT.db");
+    return 0;
+}
+
 int task_item_make(const struct task *task, const struct task_context *context,
                    const struct dataset *data, size_t row, struct task_item *item)
 {
     memset(item, 0, sizeof *item);
     item->index = row;
+    item->row = json_incref(data->rows[row]);
     item->id = make_id(data, row);
-    if (!item->id || make_choices(task, data->rows[row], item) ||
+    if (!item->id || check_tables(task, item->row) || make_choices(task, data->rows[row], item) ||
         make_gold(task, data->rows[row], item) || make_prompt(task, context, data, row, item)) {
         task_item_free(item);
         return error_prefix("task %s: %s:%zu", task->name, data->path, data->lines[row]);
@@ -462,6 +472,7 @@ void task_item_free(struct task_item *item)
 {
     if (!item)
         return;
+    json_decref(item->row);
     free(item->id);
     free(item->prompt);
     free(item->gold);
@@ -475,6 +486,7 @@ bool task_grade(const struct task *task, const struct task_item *item, const cha
                 int *predicted)
 {
     double number;
+    bool logical, right;
 
     *predicted = -1;
     switch (task->grader) {
@@ -488,6 +500,12 @@ bool task_grade(const struct task *task, const struct task_item *item, const cha
         return *predicted >= 0 && (size_t)*predicted == item->gold_index;
     case GRADE_EXACT:
         return grade_exact(answer, item->gold);
+    case GRADE_MATH:
+        return grade_math(answer, item->gold);
+    case GRADE_SQL:
+        right = sql_grade(answer, item->row, &logical);
+        *predicted = logical;
+        return right;
     default:
         return false;
     }

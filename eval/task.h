@@ -9,20 +9,17 @@
  *   dataset = arc_easy            folder under T2_DATA
  *   split = test                  what is evaluated
  *   prompt = "Question: {question}\nAnswer:"
- *   target = " {answer}"          the right answer's text in few-shot examples (default: the gold
- *                                 choice as scored, or {@gold})
- *   chat = no                     yes: prompt is the user's message in the model's chat format
- *   system = ...                  system message; absent or empty: the template's default
- *   score = choice                choice: log-likelihoods; generate: greedy text + grader
- *   choices = choices.text        a field holding a list of strings, or a fixed list: a | b
- *   choice_labels = choices.label the same for their labels (default: A, B, C, ...)
- *   choice = " {choice}"          the text scored after the prompt
- *   gold = answerKey
- *   gold_form = label             index (from 0) | label | text | number | hashes (after "####")
- *   normalise = chars             second accuracy: none | chars | bytes | tokens
- *   max_new = 256
- *   stop = "\n\n" | "Question:"
- *   grader = last_number          last_number | label | letter | exact
+ *   prompt_file = mine.txt        the prompt from a file beside this one, to the letter (in place
+ * of prompt; the last line's end does not count) target = " {answer}"          the right answer's
+ * text in few-shot examples (default: the gold choice as scored, or {@gold}) chat = no yes: prompt
+ * is the user's message in the model's chat format system = ...                  system message;
+ * absent or empty: the template's default score = choice                choice: log-likelihoods;
+ * generate: greedy text + grader choices = choices.text        a field holding a list of strings,
+ * or a fixed list: a | b choice_labels = choices.label the same for their labels (default: A, B, C,
+ * ...) choice = " {choice}"          the text scored after the prompt gold = answerKey gold_form =
+ * label             index (from 0) | label | text | number | hashes (after "####") normalise =
+ * chars             second accuracy: none | chars | bytes | tokens max_new = 256 stop = "\n\n" |
+ * "Question:" grader = last_number          last_number | label | letter | exact | math | sql
  *   fewshot = 0                   examples before the prompt, the same ones for all items
  *   fewshot_split = train
  *   fewshot_separator = "\n\n"    between raw examples
@@ -58,7 +55,7 @@ struct task {
     char *path; /* of the INI file */
     char *text; /* its contents, for the record */
     char *name, *description, *dataset, *split;
-    char *prompt, *target, *system;
+    char *prompt, *prompt_file, *target, *system;
     bool chat;
     enum task_score score;
     struct task_list choices, choice_labels, stops;
@@ -80,12 +77,16 @@ int task_load(struct task *task, const char *name, const char *const *folders);
 /* From text (fuzzing, tests); path stands for the file in errors. */
 int task_from_text(struct task *task, const char *text, const char *path);
 void task_free(struct task *task);
+/* Takes the prompt (a template as the key's) from a file in place of the task's own. 0, or -1 with
+ * error_set. */
+int task_set_prompt_file(struct task *task, const char *path);
 /* Names of the tasks that can be found, sorted, joined by ", ". Malloc'ed; NULL if out of memory.
  */
 char *task_names(const char *const *folders);
 
 struct task_item {
     size_t index; /* row in the split */
+    json_t *row;  /* a reference of the item's own */
     char *id;     /* the row's "id"/"task_id"/"idx", else the line number */
     char *prompt; /* all that the model reads before the answer, chat format included */
     bool chat;    /* prompt is rendered chat text: encode without the tokenizer's BOS */
@@ -119,7 +120,8 @@ void task_item_free(struct task_item *item);
 char *task_target(const struct task *task, const struct task_context *context,
                   const struct dataset *data, size_t row, const struct task_item *item);
 
-/* Whether an answer is right; *predicted gets the choice it means, or -1. */
+/* Whether an answer is right; *predicted gets the choice it means, or -1. Of the grader sql it is
+ * whether the query's logical form is right too (0 or 1). */
 bool task_grade(const struct task *task, const struct task_item *item, const char *answer,
                 int *predicted);
 

@@ -33,6 +33,7 @@ static const struct key keys[] = {
     {"dataset", KIND_TEXT, AT(dataset), NULL},
     {"split", KIND_TEXT, AT(split), NULL},
     {"prompt", KIND_TEXT, AT(prompt), NULL},
+    {"prompt_file", KIND_TEXT, AT(prompt_file), NULL},
     {"target", KIND_TEXT, AT(target), NULL},
     {"system", KIND_TEXT, AT(system), NULL},
     {"chat", KIND_BOOL, AT(chat), NULL},
@@ -45,7 +46,7 @@ static const struct key keys[] = {
     {"normalise", KIND_CHOICE, AT(normalise), "none|chars|bytes|tokens"},
     {"max_new", KIND_SIZE, AT(max_new), NULL},
     {"stop", KIND_LIST, AT(stops), NULL},
-    {"grader", KIND_CHOICE, AT(grader), "none|last_number|label|letter|exact"},
+    {"grader", KIND_CHOICE, AT(grader), "none|last_number|label|letter|exact|math|sql"},
     {"fewshot", KIND_SIZE, AT(fewshot), NULL},
     {"fewshot_split", KIND_TEXT, AT(fewshot_split), NULL},
     {"fewshot_separator", KIND_TEXT, AT(fewshot_separator), NULL},
@@ -358,7 +359,7 @@ static const char *what_is_wrong(const struct task *task)
     if (!task->dataset || !*task->dataset)
         return "the key 'dataset' is missing";
     if (!task->prompt || !*task->prompt)
-        return "the key 'prompt' is missing";
+        return "the key 'prompt' is missing (or 'prompt_file')";
     if (!task->gold || !*task->gold)
         return "the key 'gold' is missing (the field that holds the right answer)";
     if (!*task->name || strchr(task->name, '/') || strcmp(task->name, ".") == 0)
@@ -370,7 +371,8 @@ static const char *what_is_wrong(const struct task *task)
     if (task->score == TASK_CHOICE && counts)
         return "score = choice needs gold_form index, label or text";
     if (task->score == TASK_GENERATE && task->grader == GRADE_NONE)
-        return "score = generate needs the key 'grader' (last_number, label, letter or exact)";
+        return "score = generate needs the key 'grader' (last_number, label, letter, exact, math "
+               "or sql)";
     if (task->score == TASK_GENERATE && task->max_new == 0)
         return "score = generate needs max_new of 1 or more";
     if ((task->grader == GRADE_LABEL || task->grader == GRADE_LETTER) && !has_choices(task))
@@ -391,6 +393,22 @@ static const char *what_is_wrong(const struct task *task)
             return "'positive' is none of the choices";
     }
     return NULL;
+}
+
+/* The key prompt_file: a path as seen from the task file's folder. */
+static int take_prompt_file(struct task *task)
+{
+    const char *slash = task->prompt_file[0] == '/' ? NULL : strrchr(task->path, '/');
+    char *path = NULL;
+
+    if (task->prompt)
+        return error_set("%s: 'prompt' and 'prompt_file' exclude each other", task->path);
+    if (asprintf(&path, "%.*s%s", slash ? (int)(slash - task->path) + 1 : 0, task->path,
+                 task->prompt_file) < 0)
+        return error_set("%s: out of memory", task->path);
+    int status = task_set_prompt_file(task, path);
+    free(path);
+    return status;
 }
 
 int task_from_text(struct task *task, const char *text, const char *path)
@@ -427,6 +445,8 @@ int task_from_text(struct task *task, const char *text, const char *path)
     if (rc || set_default(&task->split, "test") || set_default(&task->choice, "{choice}") ||
         set_default(&task->fewshot_split, "train") || set_default(&task->fewshot_separator, "\n\n"))
         goto done;
+    if (task->prompt_file && take_prompt_file(task))
+        goto done;
     const char *wrong = what_is_wrong(task);
     if (wrong) {
         error_set("%s: %s", path, wrong);
@@ -459,6 +479,7 @@ void task_free(struct task *task)
     free(task->dataset);
     free(task->split);
     free(task->prompt);
+    free(task->prompt_file);
     free(task->target);
     free(task->system);
     free(task->choice);
@@ -472,19 +493,22 @@ void task_free(struct task *task)
     memset(task, 0, sizeof *task);
 }
 
-static char *read_file(const char *path)
+static char *read_file(const char *path, const char *what)
 {
-    FILE *file = fopen(path, "rb");
     struct stat info;
     char *text = NULL;
 
+    errno = 0;
+    /* A pipe would wait for its writer. */
+    FILE *file = stat(path, &info) == 0 && S_ISFIFO(info.st_mode) ? NULL : fopen(path, "rb");
+
     if (!file) {
-        error_set("%s: cannot read the task: %s", path, strerror(errno));
+        error_set("%s: cannot read the %s: %s", path, what, errno ? strerror(errno) : "not a file");
         return NULL;
     }
     if (fstat(fileno(file), &info) != 0 || !S_ISREG(info.st_mode) ||
         info.st_size > TASK_MAX_BYTES) {
-        error_set("%s: a task is a text file of at most %d KiB", path, TASK_MAX_BYTES >> 10);
+        error_set("%s: a %s is a text file of at most %d KiB", path, what, TASK_MAX_BYTES >> 10);
         goto done;
     }
     text = malloc((size_t)info.st_size + 1);
@@ -505,9 +529,34 @@ done:
     return text;
 }
 
+int task_set_prompt_file(struct task *task, const char *path)
+{
+    char *prompt = read_file(path, "prompt file"), *text = NULL;
+
+    if (!prompt)
+        return -1;
+    size_t n = strlen(prompt);
+    if (n && prompt[n - 1] == '\n')
+        prompt[--n] = '\0';
+    if (n == 0) {
+        free(prompt);
+        return error_set("%s: the prompt file is empty", path);
+    }
+    /* The record of a run has the prompt, and ranks are compared by it. */
+    if (asprintf(&text, "%s\n; prompt_file %s:\n%s\n", task->text, path, prompt) < 0) {
+        free(prompt);
+        return error_set("%s: out of memory", path);
+    }
+    free(task->prompt);
+    free(task->text);
+    task->prompt = prompt;
+    task->text = text;
+    return 0;
+}
+
 static int load_path(struct task *task, const char *path)
 {
-    char *text = read_file(path);
+    char *text = read_file(path, "task");
     int status = text ? task_from_text(task, text, path) : -1;
 
     free(text);

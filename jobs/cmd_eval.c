@@ -23,7 +23,7 @@ enum { MAX_TASKS = 64 };
 
 struct settings {
     struct load_options load;
-    const char *tasks, *split, *out, *data;
+    const char *tasks, *split, *out, *data, *prompt_file;
     int64_t limit, batch, chunk, seed, fewshot, max_new;
     bool share_prefix, quiet;
 };
@@ -184,6 +184,10 @@ static int prepare(struct run *run, const char *model)
     if (!run->data_root || task_list_load(run->settings->tasks, "--tasks", model, run->tasks,
                                           MAX_TASKS, &run->n_tasks))
         return -1;
+    if (run->settings->prompt_file)
+        for (size_t i = 0; i < run->n_tasks; i++)
+            if (task_set_prompt_file(&run->tasks[i], run->settings->prompt_file))
+                return -1;
     if (run->settings->out && run->comm->rank == 0)
         return output_check(run->settings->out);
     return 0;
@@ -234,6 +238,8 @@ static int command_run(const struct comm *comm, int argc, char **argv)
          .help = "the first N items of each task; 0: all"},
         {"split", 0, OPTION_STRING, &s.split, "NAME",
          .help = "train, valid or test (default: as the task says)"},
+        {"prompt-file", 0, OPTION_STRING, &s.prompt_file, "FILE",
+         .help = "the prompt of all tasks, with {fields}, in place of their own"},
         {"out", 'o', OPTION_STRING, &s.out, "FILE.h5",
          .help = "scores, settings and a record of every item, in HDF5"},
         {"data", 0, OPTION_STRING, &s.data, "DIR",

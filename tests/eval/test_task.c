@@ -167,17 +167,48 @@ static void few_shot_examples_stand_before_the_question(void **state)
     task_free(&task);
 }
 
+static const char *const shipped[] = {
+    "arc_easy",      "arc_challenge", "arc_easy_letter", "arc_challenge_letter",
+    "sst2",          "mawps",         "gsm8k",           "gsm8k_cot",
+    "gsm8k_fewshot", "math",          "math_fewshot",    "wikisql",
+};
+enum { N_SHIPPED = sizeof shipped / sizeof *shipped };
+
+static void a_prompt_file_is_taken_to_the_letter(void **state)
+{
+    (void)state;
+    struct task task;
+    char text[512], prompt[1024];
+
+    snprintf(text, sizeof text, "%schoices = a | b\ngold_form = index\n", head);
+    folder_file("mine.txt", "; one \"quoted\" line\n\n  {q} = \\boxed{{}} \\n \n");
+    snprintf(prompt, sizeof prompt, "%sprompt_file = mine.txt\n", text);
+    assert_int_equal(0, task_from_text(&task, prompt, folder_file("t.ini", prompt)));
+    assert_string_equal("; one \"quoted\" line\n\n  {q} = \\boxed{{}} \\n ", task.prompt);
+    assert_non_null(strstr(task.text, "{q} = ")); /* a run's record holds it */
+    folder_file("other.txt", "{q}?\n");
+    snprintf(prompt, sizeof prompt, "%s/other.txt", folder_path);
+    assert_int_equal(0, task_set_prompt_file(&task, prompt));
+    assert_string_equal("{q}?", task.prompt);
+    snprintf(prompt, sizeof prompt, "%s/absent.txt", folder_path);
+    assert_int_equal(-1, task_set_prompt_file(&task, prompt));
+    assert_non_null(strstr(error_message(), "absent.txt: cannot read the prompt file"));
+    task_free(&task);
+    assert_rejected("prompt = x\nprompt_file = mine.txt\n", "exclude each other");
+    assert_rejected("prompt_file = absent.txt\n", "absent.txt: cannot read the prompt file");
+}
+
 static void the_shipped_tasks_load(void **state)
 {
     (void)state;
     static const char *const folders[] = {T2_DATA_DIR "/tasks", NULL};
-    static const char *const names[] = {"arc_easy", "arc_challenge", "sst2", "mawps", "gsm8k"};
     struct task task;
 
-    for (size_t i = 0; i < 5; i++) {
-        assert_int_equal(0, task_load(&task, names[i], folders));
-        assert_string_equal(names[i], task.name);
-        assert_string_equal(names[i], task.dataset);
+    for (size_t i = 0; i < N_SHIPPED; i++) {
+        assert_int_equal(0, task_load(&task, shipped[i], folders));
+        assert_string_equal(shipped[i], task.name);
+        /* Variants are named after their data set. */
+        assert_memory_equal(shipped[i], task.dataset, 4);
         assert_non_null(task.description);
         task_free(&task);
     }
@@ -197,18 +228,17 @@ static void shipped_tasks_make_items_of_every_row(void **state)
 {
     (void)state;
     static const char *const folders[] = {T2_DATA_DIR "/tasks", NULL};
-    static const char *const names[] = {"arc_easy", "arc_challenge", "sst2", "mawps", "gsm8k"};
     char *root = dataset_root(NULL);
     struct chat_format chat;
 
     assert_int_equal(0, chat_recognise(&chat, NULL, "chatml", "", ""));
-    for (size_t t = 0; t < 5; t++) {
+    for (size_t t = 0; t < N_SHIPPED; t++) {
         struct task task;
         struct dataset data;
         struct task_item item;
-        assert_int_equal(0, task_load(&task, names[t], folders));
+        assert_int_equal(0, task_load(&task, shipped[t], folders));
         if (!root || !dataset_present(dataset_find(task.dataset), root)) {
-            printf("skipped: %s is not in T2_DATA\n", names[t]);
+            printf("skipped: %s is not in T2_DATA\n", shipped[t]);
             task_free(&task);
             continue;
         }
@@ -218,8 +248,13 @@ static void shipped_tasks_make_items_of_every_row(void **state)
             int predicted;
             if (task_item_make(&task, &context, &data, i, &item))
                 fail_msg("%s", error_message());
-            if (task.score == TASK_GENERATE) /* the right answer is graded as right */
-                assert_true(task_grade(&task, &item, item.gold, &predicted));
+            if (task.score == TASK_GENERATE) { /* the right answer is graded as right */
+                char *target = task_target(&task, &context, &data, i, &item);
+                assert_non_null(target);
+                if (!task_grade(&task, &item, target, &predicted))
+                    fail_msg("%s: \"%s\" is graded wrong", shipped[t], target);
+                free(target);
+            }
             task_item_free(&item);
         }
         dataset_free(&data);
@@ -251,6 +286,7 @@ int main(void)
         cmocka_unit_test(templates_take_fields_and_braces),
         cmocka_unit_test(bad_rows_name_the_data_file_and_line),
         cmocka_unit_test(few_shot_examples_stand_before_the_question),
+        cmocka_unit_test(a_prompt_file_is_taken_to_the_letter),
         cmocka_unit_test(the_shipped_tasks_load),
         cmocka_unit_test(shipped_tasks_make_items_of_every_row),
     };

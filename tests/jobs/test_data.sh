@@ -18,7 +18,7 @@ contains "... that names the actions" "$err" "list, fetch, check"
 
 t2 data list
 check "list leaves with 0" "$code" -eq 0
-for name in gsm8k arc_easy arc_challenge sst2 mawps math500 humaneval mbpp smollm2; do
+for name in gsm8k arc_easy arc_challenge sst2 mawps math500 humaneval mbpp wikisql smollm2; do
     contains "list knows $name" "$out" "$name (absent)"
 done
 contains "list says where gsm8k is published" "$out" "https://github.com/openai/grade-school-math"

@@ -81,6 +81,16 @@ for dtype in bf16 f32; do
     done
 done
 
+printf 'Sum: {question} =\n' >"$scratch/prompt.txt"
+t2 eval "$model" --tasks add --limit 3 --prompt-file "$scratch/prompt.txt" --out "$scratch/c.h5"
+check "a prompt file is taken" "$code" -eq 0
+t2 eval "$model" --tasks add --limit 3 --prompt-file "$scratch/none.txt"
+check "... and must be there" "$code" -eq 1
+contains "... or is named" "$err" "none.txt: cannot read the prompt file"
+t2 eval "$model" --tasks wikisql --raw --limit 3 --data "$T2_SOURCE/tests/fixtures"
+check "SQL is asked for and executed" "$code" -eq 0
+contains "... with the logical form as second score" "$err" "acc_norm"
+
 t2 inspect "$scratch/a.h5"
 check "results are shown" "$code" -eq 0
 contains "... with the command" "$out" "--limit $limit"
