@@ -39,8 +39,8 @@ int grade_letter(const char *text, const char *const *labels, size_t n_labels);
 /* True if both are the same, blanks at both ends aside. */
 bool grade_exact(const char *text, const char *gold);
 
-/* Whether a solution's final answer (latex_extract) is the gold answer: a formula, or a solution with
- * a \boxed of its own. */
+/* Whether a solution's final answer (latex_extract) is the gold answer: a formula, or a solution
+ * with a \boxed of its own. */
 bool grade_math(const char *text, const char *gold);
 
 #endif

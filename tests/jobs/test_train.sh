@@ -108,7 +108,7 @@ stop_and_resume() { # stop_and_resume "statement" SIGNAL ranks options...
     "$T2_MPIRUN" --oversubscribe --bind-to none -n "$n" "$T2_BINARY" train "$mini" "${long[@]}" "$@" --out part.h5 --rollout-log part.log >/dev/null 2>stop.err &
     pid=$!
     # Until a few steps, of eight answers each, are done.
-    while [ "$(cat part.log 2>/dev/null | wc -l)" -lt $((16 + 8 * (RANDOM % 10))) ] && [ $tries -lt 1200 ] && kill -0 $pid 2>/dev/null; do
+    while [ "$(wc -l 2>/dev/null <part.log || echo 0)" -lt $((16 + 8 * (RANDOM % 10))) ] && [ $tries -lt 1200 ] && kill -0 $pid 2>/dev/null; do
         sleep 0.02
         tries=$((tries + 1))
     done
