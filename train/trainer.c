@@ -304,8 +304,11 @@ static int log_answers(struct run *run)
             put_json_text(out, a->text);
             fprintf(out, ", \"gold\": ");
             put_json_text(out, p->item.gold);
-            fprintf(out, ", \"correct\": %s, \"reward\": %g, \"tokens\": %zu}\n",
+            fprintf(out, ", \"correct\": %s, \"reward\": %g, \"tokens\": %zu, \"ids\": [",
                     a->correct ? "true" : "false", a->reward, a->tokens.n);
+            for (size_t k = 0; k < a->tokens.n; k++)
+                fprintf(out, "%s%d", k > 0 ? ", " : "", (int)a->tokens.ids[k]);
+            fprintf(out, "]}\n");
         }
     }
     int status = !out || fclose(out) ? error_set("out of memory") : 0;

@@ -76,7 +76,7 @@ contains "inspect shows the task" "$out" "task          add"
 contains "... and the parameters" "$out" "mlp.down_proj"
 contains "... and the scores" "$out" "validation"
 
-kinds=("--objective next-token" "--baseline rloo --answers 3 --kl 0.1"
+kinds=("--objective next-token" "--baseline rloo --answers 3 --kl 0.1" "--kl 0.1 --no-loss-eos"
     "--baseline mean --inner-steps 2 --clip-ratio 0.2" "--parametrisation sigmoid --recompute")
 for options in "${kinds[@]}"; do
     for task in sentiment choice; do
