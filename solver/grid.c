@@ -38,8 +38,8 @@ void openblas_set_num_threads(int n);
 
 static const int one = 1;
 
-/* OpenBLAS 0.3.21's ssymv, which p?syevd's reduction calls in f32, reads some elements past the ends
- * of its arguments (and uses none of them). So what is allocated here has some to spare. The
+/* OpenBLAS 0.3.21's ssymv, which p?syevd's reduction calls in f32, reads some elements past the
+ * ends of its arguments (and uses none of them). So what is allocated here has some to spare. The
  * vectors that PBLAS allocates itself are out of reach: there the reads end in whatever malloc has
  * next to them, nearly always mapped; docs/decompose.md. */
 enum { READ_PAST = 256 };
