@@ -191,7 +191,7 @@ static void print_summary(const struct run *run, const struct decompose_summary 
                s->worst_orthogonality, s->worst_residual, s->worst_bound);
     printf("\ntime      %s", text_duration(took, sizeof took, seconds));
     if (s->flops > 0 && s->seconds > 0)
-        printf(", %.0f GFLOP/s", s->flops / s->seconds / 1e9);
+        printf(", %.3g GFLOP/s", s->flops / s->seconds / 1e9);
     printf("\nfile      %s, %s\n", out, bytes);
 }
 

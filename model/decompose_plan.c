@@ -48,15 +48,10 @@ static size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static size_t small_side(const struct module *m)
-{
-    return min_size(m->n_rows, m->n_columns);
-}
-
 static bool goes_to_grid(const struct module *m, const struct decompose_options *options)
 {
     return options->svd.method == SVD_SCALAPACK || options->svd.method == SVD_ELPA ||
-           options->svd.method == SVD_GESVD || small_side(m) >= options->grid_from;
+           options->svd.method == SVD_GESVD || module_rank(m) >= options->grid_from;
 }
 
 /* ---- simulation ------------------------------------------------------------------------------ */
@@ -247,13 +242,13 @@ static void search(struct planner *p)
 /* What a crew shares. */
 static size_t crew_bytes(const struct module *m, const struct decompose_options *o, int size)
 {
-    const size_t r = small_side(m);
+    const size_t r = module_rank(m);
     return svd_work_bytes(m->n_rows, m->n_columns, &o->svd, size) + r * r * 4 + r * 8 + 4096;
 }
 
 static size_t part_bytes(const struct module *m, enum factors_type type)
 {
-    const size_t r = small_side(m);
+    const size_t r = module_rank(m);
     return r * r * (type == FACTORS_BF16 ? 2 : 4) + r * 8 + 16384;
 }
 
@@ -280,7 +275,7 @@ static int least_crew(const struct planner *p, const struct module *m, size_t by
                          "(--memory), or use the grid of all ranks (--grid-from %zu)",
                          m->tensor, m->n_rows, m->n_columns,
                          text_bytes(need, sizeof need, (double)bytes),
-                         text_bytes(have, sizeof have, (double)node), small_side(m));
+                         text_bytes(have, sizeof have, (double)node), module_rank(m));
     *least = (int)(((size_t)p->node_workers + at_once - 1) / at_once);
     return 0;
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "mpi/error.h"
+#include "solver/eigen.h"
 
 int Csys2blacs_handle(MPI_Comm comm);
 void Cfree_blacs_system_handle(int handle);
@@ -34,7 +35,6 @@ void Cblacs_set(int context, int what, const int *value);
                    MATRIX(type), MATRIX(type), type *, const int *, int *);
 DECLARE(ps, float)
 DECLARE(pd, double)
-void openblas_set_num_threads(int n);
 
 static const int one = 1;
 
@@ -80,7 +80,7 @@ int grid_open(struct grid *grid, MPI_Comm comm, struct grid_shape shape)
     grid->block = shape.block;
     grid->row = grid->comm.rank / shape.n_columns;
     grid->column = grid->comm.rank % shape.n_columns;
-    openblas_set_num_threads(1); /* a rank is one thread */
+    blas_single_thread(); /* a rank is one thread */
     grid->handle = Csys2blacs_handle(comm);
     grid->context = grid->handle;
     Cblacs_gridinit(&grid->context, "Row", shape.n_rows, shape.n_columns);
