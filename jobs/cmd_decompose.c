@@ -108,6 +108,15 @@ static void agree_on_limits(struct run *run)
 /* ---- the plan --------------------------------------------------------------------------------
  */
 
+/* Workers of this rank that are measured side by side. A plan for other ranks may name more threads
+ * than this machine has processors for: they would only wait for each other. */
+static int threads_to_measure(const struct run *run)
+{
+    const int n = run->options.n_threads, here = threads_default(run->comm);
+
+    return run->settings->plan && run->settings->ranks && n > here ? here : n;
+}
+
 /* --costs FILE is read, or made where it is not there. */
 static int get_costs(struct run *run)
 {
@@ -125,7 +134,7 @@ static int get_costs(struct run *run)
             MPI_Bcast(&run->costs, sizeof run->costs, MPI_BYTE, 0, comm->handle);
         return status;
     }
-    if (decompose_cost_measure(comm, run->options.n_threads, &run->costs) != 0)
+    if (decompose_cost_measure(comm, threads_to_measure(run), &run->costs) != 0)
         return -1;
     return comm_agree(comm, path && comm->rank == 0 ? decompose_cost_save(&run->costs, path) : 0);
 }
@@ -182,7 +191,7 @@ static void print_summary(const struct run *run, const struct decompose_summary 
                s->worst_orthogonality, s->worst_residual, s->worst_bound);
     printf("\ntime      %s", text_duration(took, sizeof took, seconds));
     if (s->flops > 0 && s->seconds > 0)
-        printf(", %.0f GFLOP/s", s->flops / s->seconds / 1e9);
+        printf(", %.3g GFLOP/s", s->flops / s->seconds / 1e9);
     printf("\nfile      %s, %s\n", out, bytes);
 }
 

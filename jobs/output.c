@@ -46,6 +46,9 @@ int output_check(const char *path)
 {
     struct stat info;
     const char *slash = strrchr(path, '/');
+
+    if (!*path)
+        return error_set("--out needs the name of a file");
     char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
     int status = 0;
 

@@ -35,8 +35,8 @@ const struct tensor *checkpoint_find(const struct checkpoint *ck, const char *na
 /* Tells the kernel that a tensor's pages are no longer needed (after packing). */
 void checkpoint_release(const struct checkpoint *ck, const struct tensor *t);
 
-/* A number that differs where two models' tensors differ in name, type, shape or order: for a quick
- * comparison between ranks. Does not read the data. */
+/* A number that differs where two models' tensors differ in name, type, shape, order, or 64 bytes
+ * in the middle of their data: for a quick comparison between ranks. */
 uint64_t checkpoint_fingerprint(const struct checkpoint *ck);
 
 enum { CHECKPOINT_DIGEST_BYTES = 32 };

@@ -1,9 +1,12 @@
 #include "model/decompose.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "model/decompose_work.h"
 #include "model/factors_internal.h"
@@ -31,6 +34,7 @@ struct run {
     struct module *rest; /* those without */
     size_t n_rest;
     bool had_parts; /* the folder was there before */
+    int lock;       /* rank 0's, on the folder; or -1 */
 };
 
 /* ---- what is there already -------------------------------------------------------------------
@@ -51,6 +55,38 @@ static int parts_exist(const char *out, bool *exist)
             : 0;
     free(folder);
     return status;
+}
+
+/* Makes the folder and keeps other runs out of it, until this process ends at the latest. Two runs
+ * at once would remove each other's parts. */
+static int lock_parts(struct run *run)
+{
+    char *folder = factors_parts_folder(run->out);
+    int status = folder ? 0 : -1;
+
+    if (status == 0 && mkdir(folder, 0777) != 0 && errno != EEXIST)
+        status = error_set("%s: the folder cannot be made: %s", folder, strerror(errno));
+    if (status == 0)
+        run->lock = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* Not every file system has locks: only one that is taken counts. */
+    if (run->lock >= 0 && flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        status = error_set("%s: another run is at work on this file; wait for it to end, or choose "
+                           "another --out",
+                           folder);
+    free(folder);
+    return status;
+}
+
+/* A folder that this run has made and left empty goes again. */
+static void unlock_parts(struct run *run)
+{
+    char *folder = run->lock >= 0 && !run->had_parts ? factors_parts_folder(run->out) : NULL;
+
+    if (folder)
+        rmdir(folder);
+    free(folder);
+    if (run->lock >= 0)
+        close(run->lock);
 }
 
 static bool same_text(const char *a, const char *b)
@@ -80,7 +116,7 @@ static int copy_part(const struct run *run, struct factors *f, const struct modu
 
     if (!found)
         return 0;
-    const size_t r = factors_rank(module);
+    const size_t r = module_rank(module);
     if (found->module.n_rows != module->n_rows || found->module.n_columns != module->n_columns)
         return error_set("%s: %s has another shape than the model's", run->out, module->path);
     float *rows = malloc(r * r * sizeof *rows);
@@ -130,6 +166,8 @@ static int look_around(struct run *run, bool *complete)
     int status = done ? parts_exist(run->out, &run->had_parts) : error_set("out of memory");
 
     *complete = false;
+    if (status == 0)
+        status = lock_parts(run);
     if (status != 0)
         goto finish;
     if (run->had_parts && !run->options->resume) {
@@ -245,7 +283,8 @@ int decompose_run(const struct comm *comm, const struct checkpoint *ck,
                       .n_modules = n_modules,
                       .options = options,
                       .origin = origin,
-                      .out = out};
+                      .out = out,
+                      .lock = -1};
     bool complete = false;
     int status;
 
@@ -269,6 +308,7 @@ int decompose_run(const struct comm *comm, const struct checkpoint *ck,
         explain(&run, summary);
 done:
     summary->seconds = MPI_Wtime() - start;
+    unlock_parts(&run);
     free(run.done);
     free(run.rest);
     return status;

@@ -35,7 +35,8 @@ struct planner {
     struct task *tasks; /* longest first */
     size_t n_tasks;
     int n_workers, node_workers, n_full_nodes;
-    double *free_at; /* [n_workers] */
+    double *free_at; /* [n_workers], zero between simulations */
+    int *firsts;     /* [n_tasks] first workers, in a simulation's order */
     int *heap;       /* [n_workers] slots, by time, then number */
     double *slot_at; /* [n_workers] */
     int *best_size;  /* [n_tasks], by module */
@@ -47,15 +48,10 @@ static size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static size_t small_side(const struct module *m)
-{
-    return min_size(m->n_rows, m->n_columns);
-}
-
 static bool goes_to_grid(const struct module *m, const struct decompose_options *options)
 {
     return options->svd.method == SVD_SCALAPACK || options->svd.method == SVD_ELPA ||
-           options->svd.method == SVD_GESVD || small_side(m) >= options->grid_from;
+           options->svd.method == SVD_GESVD || module_rank(m) >= options->grid_from;
 }
 
 /* ---- simulation ------------------------------------------------------------------------------ */
@@ -110,6 +106,17 @@ static int slot_first(const struct planner *p, int slot, int size)
     return size == 1 ? slot : slot / per_node * p->node_workers + slot % per_node * size;
 }
 
+/* How many slots of a size are looked at. Jobs are at most `largest` wide and each is in the way of
+ * largest / size + 2 slots, so that among this many one is free, and the first free one is taken:
+ * more would change nothing, however large the machine. */
+static int slots_for(const struct planner *p, int size, int largest)
+{
+    const int all = size == 1 ? p->n_workers : p->n_full_nodes * (p->node_workers / size);
+    const size_t enough = p->n_tasks * ((size_t)(largest / size) + 2);
+
+    return (size_t)all < enough ? all : (int)enough;
+}
+
 /* Simulates p->tasks with their sizes; fills jobs (p->n_tasks of them) unless NULL. Returns the
  * time of the last end. */
 static double simulate(struct planner *p, struct decompose_job *jobs)
@@ -118,10 +125,10 @@ static double simulate(struct planner *p, struct decompose_job *jobs)
 
     memcpy(p->order, p->tasks, p->n_tasks * sizeof *p->order);
     qsort(p->order, p->n_tasks, sizeof *p->order, compare_tasks);
-    memset(p->free_at, 0, (size_t)p->n_workers * sizeof *p->free_at);
+    const int largest = p->order[0].size > 1 ? p->order[0].size : 1;
     for (size_t i = 0; i < p->n_tasks;) {
         const int size = p->order[i].size > 1 ? p->order[i].size : 1;
-        const int n_slots = size == 1 ? p->n_workers : p->n_full_nodes * (p->node_workers / size);
+        const int n_slots = slots_for(p, size, largest);
         for (int s = 0; s < n_slots; s++) {
             const int first = slot_first(p, s, size);
             p->heap[s] = s;
@@ -143,12 +150,17 @@ static double simulate(struct planner *p, struct decompose_job *jobs)
                                                  .start = start,
                                                  .seconds = seconds,
                                                  .bytes = t->bytes};
+            p->firsts[i] = first;
             p->slot_at[slot] = start + seconds;
             end = fmax(end, start + seconds);
             for (int w = 0; w < size; w++)
                 p->free_at[first + w] = start + seconds;
             sink(p, 0, n_slots);
         }
+    }
+    for (size_t i = 0; i < p->n_tasks; i++) {
+        const int size = p->order[i].size > 1 ? p->order[i].size : 1;
+        memset(p->free_at + p->firsts[i], 0, (size_t)size * sizeof *p->free_at);
     }
     return end;
 }
@@ -230,13 +242,13 @@ static void search(struct planner *p)
 /* What a crew shares. */
 static size_t crew_bytes(const struct module *m, const struct decompose_options *o, int size)
 {
-    const size_t r = small_side(m);
+    const size_t r = module_rank(m);
     return svd_work_bytes(m->n_rows, m->n_columns, &o->svd, size) + r * r * 4 + r * 8 + 4096;
 }
 
 static size_t part_bytes(const struct module *m, enum factors_type type)
 {
-    const size_t r = small_side(m);
+    const size_t r = module_rank(m);
     return r * r * (type == FACTORS_BF16 ? 2 : 4) + r * 8 + 16384;
 }
 
@@ -263,7 +275,7 @@ static int least_crew(const struct planner *p, const struct module *m, size_t by
                          "(--memory), or use the grid of all ranks (--grid-from %zu)",
                          m->tensor, m->n_rows, m->n_columns,
                          text_bytes(need, sizeof need, (double)bytes),
-                         text_bytes(have, sizeof have, (double)node), small_side(m));
+                         text_bytes(have, sizeof have, (double)node), module_rank(m));
     *least = (int)(((size_t)p->node_workers + at_once - 1) / at_once);
     return 0;
 }
@@ -350,12 +362,19 @@ int decompose_plan_make(struct decompose_plan *plan, const struct module *module
                         const struct decompose_options *options,
                         const struct decompose_costs *costs, int n_ranks, int ranks_per_node)
 {
+    int n_all;
+
+    *plan = (struct decompose_plan){0};
+    if (__builtin_mul_overflow(n_ranks, options->n_threads, &n_all))
+        return error_set("%d ranks of %d threads are more workers than can be planned for; give "
+                         "fewer (--ranks, --threads)",
+                         n_ranks, options->n_threads);
     if (ranks_per_node > n_ranks)
         ranks_per_node = n_ranks;
     struct planner p = {.modules = modules,
                         .options = options,
                         .costs = costs,
-                        .n_workers = n_ranks * options->n_threads,
+                        .n_workers = n_all,
                         .node_workers = ranks_per_node * options->n_threads,
                         .n_full_nodes = n_ranks / ranks_per_node};
     const size_t n_workers = (size_t)p.n_workers;
@@ -368,11 +387,12 @@ int decompose_plan_make(struct decompose_plan *plan, const struct module *module
     p.tasks = calloc(n_modules + 1, sizeof *p.tasks);
     p.order = calloc(n_modules + 1, sizeof *p.order);
     p.best_size = calloc(n_modules + 1, sizeof *p.best_size);
+    p.firsts = calloc(n_modules + 1, sizeof *p.firsts);
     p.free_at = calloc(n_workers, sizeof *p.free_at);
     p.slot_at = calloc(n_workers, sizeof *p.slot_at);
     p.heap = calloc(n_workers, sizeof *p.heap);
-    if (!plan->jobs || !p.tasks || !p.order || !p.best_size || !p.free_at || !p.slot_at ||
-        !p.heap) {
+    if (!plan->jobs || !p.tasks || !p.order || !p.best_size || !p.firsts || !p.free_at ||
+        !p.slot_at || !p.heap) {
         error_set("out of memory for a plan of %zu matrices on %zu workers", n_modules, n_workers);
         goto done;
     }
@@ -401,6 +421,7 @@ done:
     free(p.tasks);
     free(p.order);
     free(p.best_size);
+    free(p.firsts);
     free(p.free_at);
     free(p.slot_at);
     free(p.heap);

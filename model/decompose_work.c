@@ -147,18 +147,13 @@ static void fail(struct shop *shop)
 /* ---- crews and queue -------------------------------------------------------------------------
  */
 
-static size_t small_side(const struct module *m)
-{
-    return m->n_rows < m->n_columns ? m->n_rows : m->n_columns;
-}
-
 /* Solves in a block that the crew shares; worker 0 of it writes. */
 static int solve(struct shop *shop, const struct decompose_job *job, const struct crew *crew,
                  char *block, size_t n_bytes)
 {
     const struct decompose_work *w = shop->work;
     const struct module *m = &w->modules[job->module];
-    const size_t r = small_side(m);
+    const size_t r = module_rank(m);
     struct arena arena = {block, n_bytes, 0};
     struct svd_source source;
     struct svd_report report;
@@ -266,7 +261,7 @@ static int solve_on_grid(struct shop *shop, const struct decompose_job *job)
     if (options.method != SVD_ELPA && options.method != SVD_GESVD)
         options.method = SVD_SCALAPACK;
     if (status == 0 && w->comm->rank == 0) {
-        sigma = malloc(small_side(m) * sizeof *sigma);
+        sigma = malloc(module_rank(m) * sizeof *sigma);
         part = sigma ? factors_part_begin(w->out, w->origin, w->options->type, m) : NULL;
         if (!sigma)
             error_set("out of memory");
@@ -315,7 +310,7 @@ static void show(struct shop *shop, double start)
     progress->left =
         cost > 0 ? seconds * fmax(all - cost, 0) / cost : fmax(w->plan->seconds - seconds, 1);
     if (flops > 0)
-        progress_update(progress, w->n_before + (size_t)done, "%.0f GFLOP/s",
+        progress_update(progress, w->n_before + (size_t)done, "%.3g GFLOP/s",
                         flops / seconds / 1e9);
     else
         progress_update(progress, w->n_before + (size_t)done, NULL);

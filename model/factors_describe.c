@@ -21,7 +21,7 @@ struct spectrum {
 
 static struct spectrum spectrum_of(const struct factors_matrix *m)
 {
-    size_t r = factors_rank(&m->module);
+    size_t r = module_rank(&m->module);
     struct spectrum s = {.largest = m->sigma[0], .smallest = m->sigma[r - 1]};
     double sum = 0, partial = 0;
 
@@ -157,7 +157,7 @@ static void ways_text(const struct factors *f, int kind, char *text, size_t size
         for (size_t j = 0; j < factors_n_matrices(f); j++) {
             const struct factors_matrix *m = factors_get(f, j);
             n += m->report.method == method && m->report.precision == precision &&
-                 (kind < 0 || factors_module_order(m->module.name) == kind);
+                 (kind < 0 || module_order(m->module.name) == kind);
         }
         if (n > 0 && at < size)
             at += (size_t)snprintf(text + at, size - at, "%s%s %s %zu", at ? ", " : "",
@@ -200,7 +200,7 @@ static void put_summary(const struct factors *f, FILE *file)
 
     for (size_t i = 0; i < factors_n_matrices(f); i++) {
         const struct factors_matrix *m = factors_get(f, i);
-        int kind = factors_module_order(m->module.name);
+        int kind = module_order(m->module.name);
         modules[kind] = &m->module;
         summary_add(&sums[kind], m);
     }

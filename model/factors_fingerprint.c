@@ -9,7 +9,7 @@
 /* Adds a matrix: its path and shape, all singular values, the first, middle and last vector. */
 static int add_matrix(EVP_MD_CTX *hash, struct factors *f, const struct factors_matrix *m)
 {
-    const size_t r = factors_rank(&m->module);
+    const size_t r = module_rank(&m->module);
     const size_t rows[] = {0, r / 2, r - 1};
     const uint64_t shape[] = {m->module.n_rows, m->module.n_columns};
     float *row = malloc(r * sizeof *row);

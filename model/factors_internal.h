@@ -20,11 +20,6 @@ size_t factors_type_bytes(enum factors_type type);
 hid_t factors_type_stored(enum factors_type type);
 hid_t factors_type_memory(enum factors_type type);
 
-/* min(n_rows, n_columns) */
-size_t factors_rank(const struct module *module);
-/* 0-6 in the order q k v o gate up down; -1: no name of a module. */
-int factors_module_order(const char *name);
-
 /* An upper bound of the bytes of a file with this one matrix. */
 size_t factors_room(const struct factors_origin *origin, enum factors_type type, size_t r);
 /* The root's attributes. */
@@ -53,6 +48,8 @@ char *factors_part_path(const char *out, const struct module *module);
 /* "OUT.parts"; malloc'ed. */
 char *factors_parts_folder(const char *out);
 
+/* ---- reading ---- */
+
 /* What an open file says of its origin. NULL where it says nothing. */
 struct factors_about {
     char *identity, *architecture, *model, *options, *recipe, *command_line, *cpu, *version,
@@ -61,5 +58,25 @@ struct factors_about {
     enum factors_type type;
 };
 const struct factors_about *factors_about(const struct factors *f);
+
+struct factors {
+    char *path;
+    hid_t file;
+    size_t n_bytes, n_claimed; /* of the file; by the datasets seen so far */
+    struct factors_about about;
+    struct factors_matrix *matrices;
+    size_t n_matrices, capacity;
+    /* The factor that was read last stays open. */
+    const struct factors_matrix *opened;
+    hid_t dataset, memory_type;
+};
+
+/* A group of this very file behind a hard link, or negative without a message. */
+hid_t factors_open_group(hid_t parent, const char *name);
+/* What the group of m->module.path says: everything of *m but the factor; m->sigma is malloc'ed.
+ * 0, or -1 with error_set. */
+int factors_read_matrix(struct factors *f, hid_t group, struct factors_matrix *m);
+/* -1 with error_set. */
+int factors_bad_attribute(const struct factors *f, const char *path, const char *name);
 
 #endif

@@ -134,7 +134,7 @@ static bool is_ours(const char *name)
     if (at < name + 2 || *at != '.' || !end || end <= at || (size_t)(end - at) > sizeof module)
         return false;
     snprintf(module, sizeof module, "%.*s", (int)(end - at - 1), at + 1);
-    return factors_module_order(module) >= 0 && is_ending(end + 3);
+    return module_order(module) >= 0 && is_ending(end + 3);
 }
 
 /* Removes the folder's files that `is` names. */
@@ -190,7 +190,7 @@ static int copy_matrix(hid_t file, struct factors *part, const char *path,
                        const struct factors_matrix *m, enum factors_type type)
 {
     struct factors_rows rows = {.dataset = -1, .memory_type = -1};
-    size_t r = factors_rank(&m->module);
+    size_t r = module_rank(&m->module);
     float *buffer = NULL;
     int status = -1;
     hid_t group = factors_group_create(file, &m->module);

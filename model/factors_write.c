@@ -60,11 +60,6 @@ static uint16_t bf16_round(float x)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-size_t factors_rank(const struct module *module)
-{
-    return module->n_rows < module->n_columns ? module->n_rows : module->n_columns;
-}
-
 /* ---- a factor's rows ---------------------------------------------------------------------------
  */
 
@@ -294,7 +289,7 @@ int factors_put_matrix(hid_t group, const struct module *module, enum tensor_typ
                         : report->tried_f64                    ? "f64"
                                                                : "";
 
-    return put_sigma(group, factors_rank(module), sigma) || put_shape(group, module) ||
+    return put_sigma(group, module_rank(module), sigma) || put_shape(group, module) ||
                    h5_put_text(group, "side", report->wide ? "U" : "V") ||
                    h5_put_text(group, "tensor", module->tensor) ||
                    h5_put_text(group, "source_type", tensor_type_name(source_type)) ||
@@ -383,7 +378,7 @@ static int make_folder(const char *out)
 static int open_part(struct factors_part *part, const struct factors_origin *origin,
                      enum factors_type type)
 {
-    size_t r = factors_rank(&part->module), bytes;
+    size_t r = module_rank(&part->module), bytes;
 
     if (r == 0 || __builtin_mul_overflow(r, r, &bytes) || bytes > SIZE_MAX / 16)
         return error_set("%s: %s cannot be a matrix of %zu x %zu", part->path, part->module.name,
@@ -456,7 +451,7 @@ int factors_write_part(const char *out, const struct factors_origin *origin, enu
 
     if (!part)
         return -1;
-    if (factors_part_rows(part, 0, factors_rank(&matrix->module), matrix->factor)) {
+    if (factors_part_rows(part, 0, module_rank(&matrix->module), matrix->factor)) {
         factors_part_abort(part);
         return -1;
     }

@@ -52,6 +52,14 @@ struct choice {
     bool *layers; /* [n_layers] */
 };
 
+int module_order(const char *name)
+{
+    for (int i = 0; i < N_PROJECTIONS; i++)
+        if (strcmp(projections[i], name) == 0)
+            return i;
+    return -1;
+}
+
 /* ---- which projections -------------------------------------------------------------------------
  */
 

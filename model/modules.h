@@ -15,6 +15,16 @@ struct module {
     size_t n_rows, n_columns; /* outputs, inputs */
 };
 
+/* The number of singular values: min(n_rows, n_columns). */
+static inline size_t module_rank(const struct module *module)
+{
+    return module->n_rows < module->n_columns ? module->n_rows : module->n_columns;
+}
+
+/* 0-6 in a layer's order (q k v o gate up down) for a name like "mlp.down_proj"; -1: no module's.
+ */
+int module_order(const char *name);
+
 /* what: words joined by '+': "mlp" (gate, up, down), "attention" (q, k, v, o), "qv" (q and v: the
  * paper's "attention"), "all", or a projection ("down_proj", "mlp.down_proj"); or "re:PATTERN", a
  * PCRE2 pattern that is searched in "layers.7.mlp.down_proj". layers: NULL or "" for all; else

@@ -5,12 +5,12 @@
  *
  *   lapack     ?syevd on worker 0 (the others wait): small matrices
  *   two-stage  dense to band by blocked Householder reflections, band to tridiagonal by bulge
- *              chasing, divide and conquer, and two blocked back-transformations, all matrix
- * products; Bischof, Lang & Sun 2000 (SBR); Auckenthaler et al. 2011 (ELPA); Haidar, Ltaief &
- *              Dongarra 2011. Cut into parts that depend on n alone, each computed by one worker
- *              with single-threaded BLAS: the same bits for a crew of any size.
+ *              chasing, divide and conquer, and two blocked back-transformations, mostly matrix
+ *              products. Cut into parts that depend on n alone, each computed by one worker: the
+ *              same bits for a crew of any size. Bischof, Lang & Sun 2000 (SBR); Auckenthaler et
+ *              al. 2011 (ELPA); Haidar, Ltaief & Dongarra 2011.
  *
- * The BLAS must run one thread (blas_single_thread). */
+ * The BLAS must run one thread (blas_single_thread), which eigen_solve sees to. */
 #include <stddef.h>
 
 #include "mpi/crew.h"
@@ -34,7 +34,9 @@ size_t eigen_work_bytes(enum eigen_method method, size_t element_bytes, size_t n
 /* The method for order n, a matter of n (and element_bytes) alone. */
 enum eigen_method eigen_method_for(size_t element_bytes, size_t n);
 
-/* Sets OpenBLAS to one thread in this process, for good. */
+/* One thread for the calling thread's BLAS calls. An OpenBLAS with threads of its own has one
+ * setting for the process; one built on OpenMP has one for each calling thread. So every thread
+ * calls this before its first product, and whoever sets another number later undoes it. */
 void blas_single_thread(void);
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "mpi/error.h"
+#include "solver/eigen.h"
 
 int Csys2blacs_handle(MPI_Comm comm);
 void Cfree_blacs_system_handle(int handle);
@@ -34,11 +35,13 @@ void Cblacs_set(int context, int what, const int *value);
                    MATRIX(type), MATRIX(type), type *, const int *, int *);
 DECLARE(ps, float)
 DECLARE(pd, double)
-void openblas_set_num_threads(int n);
 
 static const int one = 1;
 
-/* OpenBLAS 0.3.21's ssymv reads some elements past the ends of its arguments. */
+/* OpenBLAS 0.3.21's ssymv, which p?syevd's reduction calls in f32, reads some elements past the
+ * ends of its arguments (and uses none of them). So what is allocated here has some to spare. The
+ * vectors that PBLAS allocates itself are out of reach: there the reads end in whatever malloc has
+ * next to them, nearly always mapped; docs/decompose.md. */
 enum { READ_PAST = 256 };
 
 /* ---- the grid ---- */
@@ -77,7 +80,7 @@ int grid_open(struct grid *grid, MPI_Comm comm, struct grid_shape shape)
     grid->block = shape.block;
     grid->row = grid->comm.rank / shape.n_columns;
     grid->column = grid->comm.rank % shape.n_columns;
-    openblas_set_num_threads(1); /* a rank is one thread */
+    blas_single_thread(); /* a rank is one thread */
     grid->handle = Csys2blacs_handle(comm);
     grid->context = grid->handle;
     Cblacs_gridinit(&grid->context, "Row", shape.n_rows, shape.n_columns);

@@ -77,7 +77,8 @@ struct svd_report {
     double orthogonality; /* max |Q Q^T - I| (an estimate from probes unless in full) */
     double residual; /* max over i of |W^T (W q_i) - sigma_i^2 q_i| / sigma_1^2 (W W^T if wide), the
                         same */
-    double bound;    /* largest relative error bound of a sigma_i above sigma_1 * r * 2^-52 */
+    double bound;    /* largest relative error bound of a sigma_i above sigma_1 * r * 2^-52;
+                        INFINITY: nothing is known of some of them (an explicit f32, mostly) */
     double seconds;  /* wall clock */
     double flops;    /* nominal count, for GFLOP/s */
 };

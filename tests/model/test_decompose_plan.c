@@ -275,6 +275,21 @@ static void a_large_machine_is_planned_quickly(void **state)
     free(text);
 }
 
+static void a_machine_beyond_measure_is_planned_as_quickly(void **state)
+{
+    (void)state;
+    choose("llama3-70b", "all");
+    options.n_threads = 64;
+    make(1 << 14, 64);
+    const double expected = span();
+    make(1 << 20, 64);
+    assert_true(span() == expected); /* there are only so many matrices */
+    options.n_threads = 4096;
+    assert_int_equal(decompose_plan_make(&plan, modules, n_modules, &options, &costs, 1 << 20, 64),
+                     -1);
+    assert_non_null(strstr(error_message(), "more workers than can be planned for"));
+}
+
 static void costs_survive_a_file(void **state)
 {
     (void)state;
@@ -346,6 +361,7 @@ int main(void)
         TEST(grids_come_first_and_follow_from_shape_and_options),
         TEST(more_ranks_and_f32_are_faster),
         TEST(a_large_machine_is_planned_quickly),
+        TEST(a_machine_beyond_measure_is_planned_as_quickly),
         TEST(costs_survive_a_file),
         TEST(costs_grow_with_the_matrix),
         TEST(an_unknown_shape_names_the_known),
