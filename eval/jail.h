@@ -24,19 +24,23 @@ struct jail {
 
 /* A program under way. Descriptors are -1 where there is none. */
 struct inmate {
-    pid_t pid;    /* bubblewrap itself (unsafe: the interpreter) */
-    pid_t init;   /* the first process of the jail's PID namespace, 0: not known yet */
-    int pid_fd;   /* readable when pid has ended */
-    int init_fd;  /* readable when nothing is left in the jail */
-    int output;   /* what the program prints, both streams */
-    int info;     /* where bubblewrap tells init */
-    char *folder; /* unsafe: the working folder, removed at the end */
+    pid_t pid;      /* bubblewrap itself (unsafe: the interpreter) */
+    pid_t init;     /* the first process of the jail's PID namespace, 0: not known yet */
+    int pid_fd;     /* readable when pid has ended */
+    int init_fd;    /* readable when nothing is left in the jail */
+    int output;     /* what the program prints, both streams */
+    int info;       /* where bubblewrap tells init */
+    char told[512]; /* what it has told so far */
+    size_t n_told;
+    char *folder;               /* unsafe: the working folder, removed at the end */
     char token[JAIL_TOKEN + 1]; /* printed by the harness when the program has run to its end */
 };
 
 /* 0, or -1 with error_set where something that is needed is not installed. */
 int jail_make(struct jail *jail, const struct sandbox_options *options);
 void jail_free(struct jail *jail);
+/* Its part: the seccomp program, none for processors whose calls it does not know. */
+int jail_make_filter(struct jail *jail);
 
 /* Starts a program. The thread that calls it must live as long as the program: the kernel ends the
  * jail with that thread. 0, or -1 with error_set. */

@@ -23,6 +23,8 @@ static int measure(struct sandbox *sandbox, const char *name, const char *progra
             return -1;
     for (struct sandbox_result result; sandbox_next(sandbox, true, &result);) {
         n_passed += result.outcome == SANDBOX_PASSED;
+        if (result.outcome != SANDBOX_PASSED)
+            fprintf(stderr, "%s (status %d, %.1f s): %s\n", sandbox_outcome_name(result.outcome), result.status, result.seconds, result.output);
         sandbox_result_free(&result);
     }
     const double seconds = now() - start;
