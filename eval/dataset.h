@@ -7,12 +7,14 @@
  *   no valid.jsonl, or no      a fixed part of train.jsonl by a hash of the row's text: 5 % of the
  *   test.jsonl                 rows for `valid`, 10 % for `test`, each only where it has no file;
  *                              `train` is then the rest
+ *   mbpp                       one file, split by its rows' task_id as its authors say
  *   sst2 (phrases.h)           phrases of the same sentences must stay together
  *
  * Stands on jsonl.h. Knows nothing about prompts. */
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 struct dataset {
@@ -33,7 +35,7 @@ void dataset_free(struct dataset *data);
 /* ---- the data sets we know --------------------------------------------------------------------
  */
 
-enum { DATASET_MAX_FILES = 3, DATASET_MAX_FIELDS = 5 };
+enum { DATASET_MAX_FILES = 3, DATASET_MAX_FIELDS = 5, DATASET_MAX_RANGES = 4 };
 
 struct dataset_facts {
     const char *name, *what, *source; /* source: where it is published */
@@ -43,6 +45,11 @@ struct dataset_facts {
     } files[DATASET_MAX_FILES];
     const char *fields[DATASET_MAX_FIELDS]; /* dotted paths that every row has */
     const char *phrase_field; /* split by phrases.h over this field; NULL: the general rule */
+    const char *number_field; /* one file for all splits: a row's split follows from this field */
+    struct {
+        const char *split; /* NULL: no more */
+        int64_t first, last;
+    } ranges[DATASET_MAX_RANGES];
 };
 
 /* Table ending in a NULL name. */

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <strings.h>
 
-static const char *const grader_names[GRADER_COUNT] = {"none", "last_number", "label", "letter",
-                                                       "exact"};
+static const char *const grader_names[GRADER_COUNT] = {"none",   "last_number", "label",
+                                                       "letter", "exact",       "python_tests"};
 
 const char *grader_name(enum grader grader)
 {

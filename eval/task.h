@@ -22,7 +22,10 @@
  *   normalise = chars             second accuracy: none | chars | bytes | tokens
  *   max_new = 256
  *   stop = "\n\n" | "Question:"
- *   grader = last_number          last_number | label | letter | exact
+ *   grader = last_number          last_number | label | letter | exact | python_tests
+ *   program = "{@code}\n{test}"   python_tests: what is run; {@code} is the code of the answer
+ *   code_prompt = {prompt}        the text that an answer goes on from, if it does (code.h)
+ *   entry = {entry_point}         the function that the code must define
  *   fewshot = 0                   examples before the prompt, the same ones for all items
  *   fewshot_split = train
  *   fewshot_separator = "\n\n"    between raw examples
@@ -31,8 +34,8 @@
  * Values may stand in double quotes, which keeps blanks; \n \t \" \\ \; \| are escapes inside
  * and outside of them. A line that starts with a blank goes on with the value before it: quoted
  * pieces are put together as they are, others with a space. In templates {field} (dotted) is the
- * row's value, {@choices} the choices as lines "A. text", {@gold} the right answer, {{ and }} are
- * braces. */
+ * row's value (a list's texts as lines), {@choices} the choices as lines "A. text", {@gold} the
+ * right answer, {{ and }} are braces. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -71,6 +74,7 @@ struct task {
     size_t fewshot;
     char *fewshot_split, *fewshot_separator;
     char *positive;
+    char *program, *code_prompt, *entry; /* templates; NULL: none */
 };
 
 /* `name` is a task's name, looked for as NAME.ini in $T2_TASKS (folders separated by ':') and then
@@ -96,6 +100,7 @@ struct task_item {
     size_t gold_index; /* where the gold form is about choices */
     char *gold;        /* text of the right answer (the number as the data has it) */
     double gold_number;
+    char *program, *code_prompt, *entry; /* GRADE_PYTHON_TESTS: expanded, see task_program() */
 };
 
 /* How a run turns rows into prompts, fixed for all items of a task. */
@@ -119,7 +124,12 @@ void task_item_free(struct task_item *item);
 char *task_target(const struct task *task, const struct task_context *context,
                   const struct dataset *data, size_t row, const struct task_item *item);
 
-/* Whether an answer is right; *predicted gets the choice it means, or -1. */
+/* The program that passes in a sandbox if the answer is right (GRADE_PYTHON_TESTS). Malloc'ed; NULL
+ * with error_set. */
+char *task_program(const struct task_item *item, const char *answer);
+
+/* Whether an answer is right; *predicted gets the choice it means, or -1. Tasks with
+ * GRADE_PYTHON_TESTS are graded by running task_program() instead. */
 bool task_grade(const struct task *task, const struct task_item *item, const char *answer,
                 int *predicted);
 
