@@ -54,8 +54,8 @@ static int put_task(hid_t group, const struct task_result *r)
                    put_metric(group, "gold_probability", r->gold_probability) ||
                    h5_put_int(group, "samples", r->samples ? (int64_t)r->samples : 1) ||
                    (r->pass_at && h5_put_int(group, "k", (int64_t)r->pass_at)) ||
-                   put_metric(group, "pass_at_k", r->pass_at_k) ||
-                   put_metric(group, "pass_at_k_error", r->pass_at_k_error) ||
+                   (r->pass_at && put_metric(group, "pass_at_k", r->pass_at_k)) ||
+                   (r->pass_at && put_metric(group, "pass_at_k_error", r->pass_at_k_error)) ||
                    h5_put_int(group, "prompt_tokens", (int64_t)r->prompt_tokens) ||
                    h5_put_int(group, "computed_tokens", (int64_t)r->computed_tokens) ||
                    h5_put_int(group, "generated_tokens", (int64_t)r->generated_tokens) ||
