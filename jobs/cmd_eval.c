@@ -274,8 +274,12 @@ static int open_sandbox(struct run *run, size_t workers)
     options.unsafe = run->settings->unsafe_sandbox;
     options.python = run->settings->python;
     run->sandbox = sandbox_open(&options);
-    if (run->sandbox)
+    if (run->sandbox) {
+        if (options.unsafe && run->comm->rank == 0)
+            fprintf(stderr, "t2 eval: --unsafe-sandbox: model-written programs run with all your "
+                            "rights; this is not safe\n");
         return 0;
+    }
     char *reason = strdup(error_message());
     error_set("%s; --unsafe-sandbox runs them with all your rights", reason ? reason : "");
     free(reason);
