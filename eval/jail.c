@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -128,7 +129,7 @@ static int add_step_down(struct jail *jail)
     status |= add_own(jail, user);
     status |= add_own(jail, group);
     add(jail, "--clear-groups");
-    add(jail, "--no-new-privs");
+    add_words(jail, (const char *[]){"--no-new-privs", "--pdeathsig", "KILL", NULL});
     return status;
 }
 
@@ -275,6 +276,7 @@ static void become(const struct start *s)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* bubblewrap asks for the same, but later */
     if (dup2(s->input, 0) < 0 || dup2(s->output, 1) < 0 || dup2(s->output, 2) < 0)
         _exit(127);
     /* Without bubblewrap, 3 and 4 are closed below. */
@@ -553,7 +555,9 @@ void jail_kill(const struct inmate *inmate)
         syscall(SYS_pidfd_send_signal, inmate->init_fd, SIGKILL, NULL, 0);
     if (inmate->pid_fd >= 0)
         syscall(SYS_pidfd_send_signal, inmate->pid_fd, SIGKILL, NULL, 0);
-    if (inmate->folder && inmate->pid > 0)
+    /* A jail that is still being made has not asked the kernel yet to end with bubblewrap; until
+     * then both are in the session that become() has opened. */
+    if (inmate->pid > 0)
         kill(-inmate->pid, SIGKILL);
 }
 
@@ -571,8 +575,7 @@ int jail_reap(struct inmate *inmate)
     int *const fds[] = {&inmate->pid_fd, &inmate->init_fd, &inmate->output, &inmate->info};
     int status = 0;
 
-    if (inmate->folder)
-        kill(-inmate->pid, SIGKILL); /* unsafe: what it left behind in its session */
+    kill(-inmate->pid, SIGKILL); /* what is left in its session */
     while (waitpid(inmate->pid, &status, 0) < 0 && errno == EINTR)
         ;
     close_all(fds, sizeof fds / sizeof *fds);

@@ -23,10 +23,11 @@
  *   limits      struct sandbox_limits; processes by RLIMIT_NPROC, counted per user namespace since
  *               Linux 5.14, and by a watch that also adds up the memory of all its processes every
  *               50 ms.
- * What does not hold: the kernel is shared, so a hole in it is a hole here; a program may use up
- * its limits; and the tests run in the program's own interpreter, so a program that sets out to
- * deceive them (an object that equals everything, reading the token from the frames above it) can
- * pass.
+ * What does not hold: a caller killed in the millisecond in which a jail is made may leave
+ * bubblewrap's empty first process behind (no program runs in it); the kernel is shared, so a hole
+ * in it is a hole here; a program may use up its limits; and the tests run in the program's own
+ * interpreter, so a program that sets out to deceive them (an object that equals everything,
+ * reading the token from the frames above it) can pass.
  *
  * Without bubblewrap, or where the kernel refuses namespaces, sandbox_open() fails with the reason.
  * `unsafe` runs programs with time, memory and output limits but otherwise with all rights of the

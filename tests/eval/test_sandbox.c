@@ -413,6 +413,28 @@ static void closing_ends_what_runs(void **state)
     assert_int_equal(count_processes("16180339"), 0);
 }
 
+static void a_kill_while_jails_are_made_leaves_nothing(void **state)
+{
+    struct sandbox_options options = small();
+    (void)state;
+
+    options.limits.tmp_bytes = 12345677; /* stands in the command line */
+    for (int i = 0; i < 20; i++) {
+        struct sandbox *sandbox = sandbox_open(&options);
+        assert_non_null(sandbox);
+        assert_int_equal(sandbox_submit(sandbox, "while True: pass\n", 0), 0);
+        assert_int_equal(sandbox_submit(sandbox, "while True: pass\n", 1), 0);
+        usleep((useconds_t)(500 * i));
+        sandbox_close(sandbox);
+    }
+    size_t left = 1;
+    for (int i = 0; i < 100 && left; i++) {
+        left = count_processes("12345677");
+        usleep(left ? 20000 : 0);
+    }
+    assert_int_equal(left, 0);
+}
+
 static void what_is_missing_is_told(void **state)
 {
     struct sandbox_options options = small();
@@ -470,6 +492,7 @@ int main(void)
         cmocka_unit_test(daemons_do_not_outlive_their_program),
         cmocka_unit_test(a_killed_caller_leaves_nothing),
         cmocka_unit_test(closing_ends_what_runs),
+        cmocka_unit_test(a_kill_while_jails_are_made_leaves_nothing),
     };
     const struct CMUnitTest anywhere[] = {
         cmocka_unit_test(what_is_missing_is_told),
