@@ -1,5 +1,5 @@
-/* Grades pairs of LaTeX answers: reads JSON lines {"answer": ..., "gold": ...} from a file and prints
- * 1 or 0 for each, the time to stderr. What tests/oracle/math_oracle.py compares. */
+/* Grades pairs of LaTeX answers: reads JSON lines {"answer": ..., "gold": ...} from a file and
+ * prints 1 or 0 for each, the time to stderr. What tests/oracle/math_oracle.py compares. */
 #include <stdio.h>
 #include <time.h>
 
