@@ -18,55 +18,56 @@ const struct dataset_facts dataset_catalog[] = {
      "https://github.com/openai/grade-school-math",
      {{"train.jsonl", 7473}, {"test.jsonl", 1319}},
      {"question", "answer"},
-     NULL},
+     .phrase_field = NULL},
     {"arc_easy",
      "science questions with choices, the easy part",
      "https://allenai.org/data/arc",
      {{"train.jsonl", 2251}, {"test.jsonl", 2376}},
      {"id", "question", "choices.text", "choices.label", "answerKey"},
-     NULL},
+     .phrase_field = NULL},
     {"arc_challenge",
      "science questions with choices, the hard part",
      "https://allenai.org/data/arc",
      {{"train.jsonl", 1119}, {"test.jsonl", 1172}},
      {"id", "question", "choices.text", "choices.label", "answerKey"},
-     NULL},
+     .phrase_field = NULL},
     {"sst2",
      "film review phrases, label 1 positive, 0 negative (GLUE SST-2's training file or a part)",
      "https://huggingface.co/datasets/nyu-mll/glue",
      {{"train.jsonl", 60614}},
      {"sentence", "label"},
-     "sentence"},
+     .phrase_field = "sentence"},
     {"mawps",
      "arithmetic word problems with a number as answer",
      "https://github.com/sroy9/mawps",
      {{"train.jsonl", 1898}, {"valid.jsonl", 237}, {"test.jsonl", 238}},
      {"id", "question", "answer"},
-     NULL},
+     .phrase_field = NULL},
     {"math500",
      "500 competition problems with LaTeX answers",
      "https://huggingface.co/datasets/HuggingFaceH4/MATH-500",
      {{"test.jsonl", 500}},
      {"problem", "answer"},
-     NULL},
+     .phrase_field = NULL},
     {"humaneval",
      "Python functions to complete, with tests",
      "https://github.com/openai/human-eval",
      {{"test.jsonl", 164}},
      {"task_id", "prompt", "canonical_solution", "test", "entry_point"},
-     NULL},
+     .phrase_field = NULL},
     {"mbpp",
      "short Python problems with tests (ids 11-510 test, 511-600 valid, 601-974 train)",
      "https://github.com/google-research/google-research/tree/master/mbpp",
      {{"mbpp.jsonl", 974}},
      {"task_id", "text", "code", "test_list", "test_setup_code"},
-     NULL},
+     .number_field = "task_id",
+     .ranges = {{"prompts", 1, 10}, {"test", 11, 510}, {"valid", 511, 600}, {"train", 601, 974}}},
     {"wikisql",
      "questions on tables with their SQL (dev.tables.jsonl and dev.db lie beside dev.jsonl)",
      "https://github.com/salesforce/WikiSQL",
      {{"train.jsonl", 56355}, {"dev.jsonl", 8421}, {"test.jsonl", 15878}},
      {"table_id", "question", "sql.sel", "sql.agg", "sql.conds"},
-     NULL},
+     .phrase_field = NULL},
     {0},
 };
 
@@ -244,6 +245,34 @@ done:
     return status;
 }
 
+/* Keeps the rows whose number is in the split's range. */
+static void keep_range(struct dataset *data, const struct dataset_facts *facts, size_t range)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < data->n_rows; i++) {
+        const json_t *number = jsonl_field(data->rows[i], facts->number_field);
+        const int64_t value = json_integer_value(number);
+        if (json_is_integer(number) && value >= facts->ranges[range].first &&
+            value <= facts->ranges[range].last) {
+            data->rows[n] = data->rows[i];
+            data->lines[n++] = data->lines[i];
+        } else {
+            json_decref(data->rows[i]);
+        }
+    }
+    data->n_rows = n;
+}
+
+/* The range of a split that has no file of its own; DATASET_MAX_RANGES: none. */
+static size_t find_range(const struct dataset_facts *facts, const char *split)
+{
+    for (size_t i = 0; facts && facts->number_field && i < DATASET_MAX_RANGES; i++)
+        if (facts->ranges[i].split && strcmp(facts->ranges[i].split, split) == 0)
+            return i;
+    return DATASET_MAX_RANGES;
+}
+
 static int fail_absent(const char *root, const char *name, const char *split)
 {
     const struct dataset_facts *facts = dataset_find(name);
@@ -282,21 +311,27 @@ int dataset_load(struct dataset *data, const char *root, const char *name, const
     cut.has_test = split_exists(root, name, "test");
     bool has_file = split_exists(root, name, split);
     bool cut_from_train = !has_file && (is_valid || is_test) && split_exists(root, name, "train");
-    if (!has_file && !cut_from_train) {
+    const size_t range = has_file || cut_from_train ? DATASET_MAX_RANGES : find_range(facts, split);
+    const bool by_range = range < DATASET_MAX_RANGES && dataset_present(facts, root);
+    if (!has_file && !cut_from_train && !by_range) {
         fail_absent(root, name, split);
         goto done;
     }
     data->name = strdup(name);
     data->split = strdup(split);
-    data->path = split_path(root, name, cut_from_train ? "train" : split);
+    /* The one file of a data set with ranges has its name: NAME/NAME.jsonl. */
+    data->path = split_path(root, name, by_range ? name : cut_from_train ? "train" : split);
     if (!data->name || !data->split || !data->path) {
         error_set("out of memory");
         goto done;
     }
-    cut.cut = !field && (cut_from_train || (is_train && (!cut.has_valid || !cut.has_test)));
+    cut.cut =
+        !field && !by_range && (cut_from_train || (is_train && (!cut.has_valid || !cut.has_test)));
     cut.part = is_test ? PART_TEST : is_valid ? PART_VALID : PART_TRAIN;
     if (read_rows(data, &cut))
         goto done;
+    if (by_range)
+        keep_range(data, facts, range);
     if (field && (cut_from_train || is_train) &&
         keep_phrases(data, field,
                      is_test    ? PHRASE_TEST

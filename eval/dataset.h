@@ -9,12 +9,14 @@
  *                              `train` is then the rest
  *   no valid.jsonl but dev.jsonl   that is `valid`
  *   SPLIT.tables.jsonl         rows are joined with their tables (wikisql.h)
+ *   mbpp                       one file, split by its rows' task_id as its authors say
  *   sst2 (phrases.h)           phrases of the same sentences must stay together
  *
  * Stands on jsonl.h. Knows nothing about prompts. */
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 struct dataset {
@@ -35,7 +37,7 @@ void dataset_free(struct dataset *data);
 /* ---- the data sets we know --------------------------------------------------------------------
  */
 
-enum { DATASET_MAX_FILES = 3, DATASET_MAX_FIELDS = 5 };
+enum { DATASET_MAX_FILES = 3, DATASET_MAX_FIELDS = 5, DATASET_MAX_RANGES = 4 };
 
 struct dataset_facts {
     const char *name, *what, *source; /* source: where it is published */
@@ -45,6 +47,11 @@ struct dataset_facts {
     } files[DATASET_MAX_FILES];
     const char *fields[DATASET_MAX_FIELDS]; /* dotted paths that every row has */
     const char *phrase_field; /* split by phrases.h over this field; NULL: the general rule */
+    const char *number_field; /* one file for all splits: a row's split follows from this field */
+    struct {
+        const char *split; /* NULL: no more */
+        int64_t first, last;
+    } ranges[DATASET_MAX_RANGES];
 };
 
 /* Table ending in a NULL name. */

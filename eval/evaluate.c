@@ -21,7 +21,8 @@ enum {
 /* One request of an item. */
 struct slot {
     struct job *job;
-    size_t choice; /* SIZE_MAX: the generated answer */
+    size_t choice; /* SIZE_MAX: a generated answer, number `sample` */
+    size_t sample;
     struct tokens tokens;
     size_t n_scored;
 };
@@ -32,7 +33,8 @@ struct job {
     struct task_item item;
     struct item_record record;
     size_t n_slots, n_emitted, n_left;
-    struct slot slots[TASK_MAX_LIST + 1];
+    struct slot *slots;
+    char **answers; /* [n_samples] */
 };
 
 /* What the scheduler's callbacks share on this rank. */
@@ -43,6 +45,7 @@ struct work {
     const struct tokenizer *tokenizer;
     const struct model_config *config; /* NULL: sequences are not checked */
     struct items items;
+    size_t n_samples;
     size_t n_items, block, next_item, end_item, n_started;
     struct comm_queue queue;
     struct job *jobs;    /* all under way */
@@ -138,6 +141,10 @@ static void job_free(struct work *work, struct job *job)
         work->current = NULL;
     for (size_t i = 0; i < job->n_slots; i++)
         tokens_free(&job->slots[i].tokens);
+    for (size_t i = 0; job->answers && i < work->n_samples; i++)
+        free(job->answers[i]);
+    free(job->answers);
+    free(job->slots);
     task_item_free(&job->item);
     item_record_free(&job->record);
     free(job);
@@ -182,10 +189,11 @@ static int encode_job(struct work *work, struct job *job)
         if (i == 0)
             record->n_prompt_tokens = (int64_t)(slot->tokens.n - slot->n_scored);
     }
-    if (work->task->score == TASK_GENERATE) {
+    for (size_t i = 0; work->task->score == TASK_GENERATE && i < work->n_samples; i++) {
         struct slot *slot = &job->slots[job->n_slots++];
         slot->job = job;
         slot->choice = SIZE_MAX;
+        slot->sample = i;
         if (items_encode(work->tokenizer, item, &slot->tokens))
             return -1;
         if (check_fit(work, slot))
@@ -211,6 +219,12 @@ static struct job *job_make(struct work *work, size_t index)
     struct item_record *record = &job->record;
     if (task_item_make(work->task, &work->items.context, &work->items.data, index, item))
         goto fail;
+    job->slots = calloc(item->n_choices + work->n_samples, sizeof *job->slots);
+    job->answers = calloc(work->n_samples, sizeof *job->answers);
+    if (!job->slots || !job->answers) {
+        error_set("out of memory");
+        goto fail;
+    }
     record->index = index;
     record->n_choices = item->n_choices;
     record->predicted = -1;
@@ -310,7 +324,8 @@ static bool next_request(void *context, struct request *request)
     request->n_tokens = slot->tokens.n;
     request->n_scored = slot->n_scored;
     request->user = slot;
-    request->stream = job->item.index;
+    /* The first sample's numbers are the same for any number of samples. */
+    request->stream = job->item.index + ((uint64_t)slot->sample << 40);
     request->sampling = work->options->sampling;
     request->sampling.seed = work->options->seed;
     if (slot->choice == SIZE_MAX) {
@@ -349,25 +364,89 @@ static void grade_choices(const struct task *task, const struct task_item *item,
         metrics_argmax(record->logprobs, lengths, item->n_choices) == item->gold_index;
 }
 
+/* ---- grades, which programs give later ----------------------------------------------------------
+ */
+
+/* second: the score beside it, where the grader has one; else the same. */
+static void note_grade(struct work *work, struct item_record *record, size_t sample, bool correct,
+                       bool second)
+{
+    record->n_right += correct;
+    if (sample == 0) {
+        record->correct = correct;
+        record->correct_normalised = second;
+        work->n_correct += correct;
+    }
+}
+
+/* Takes what the sandbox has finished; with wait, until nothing is left there. */
+static int take_grades(struct work *work, bool wait)
+{
+    struct sandbox_result result;
+
+    while (work->options->sandbox && sandbox_next(work->options->sandbox, wait, &result)) {
+        const bool broken = result.outcome == SANDBOX_BROKEN;
+        if (broken)
+            error_set("%s", result.output ? result.output : "out of memory");
+        else
+            note_grade(work, &work->records[result.id / work->n_samples],
+                       result.id % work->n_samples, result.outcome == SANDBOX_PASSED,
+                       result.outcome == SANDBOX_PASSED);
+        sandbox_result_free(&result);
+        if (broken)
+            return -1;
+    }
+    return 0;
+}
+
+/* After a failure: nothing may be left for the next task. */
+static void drop_grades(const struct work *work)
+{
+    struct sandbox_result result;
+
+    while (work->options->sandbox && sandbox_next(work->options->sandbox, true, &result))
+        sandbox_result_free(&result);
+}
+
+/* Grades the answers of a record that stands at its final place. */
+static int grade_answers(struct work *work, const struct job *job, size_t place)
+{
+    struct item_record *record = &work->records[place];
+    const bool sql = work->task->grader == GRADE_SQL;
+    int predicted;
+
+    for (size_t i = 0; i < work->n_samples; i++) {
+        if (work->task->grader == GRADE_PYTHON_TESTS) {
+            char *program = task_program(&job->item, job->answers[i]);
+            const int rc = program ? sandbox_submit(work->options->sandbox, program,
+                                                    place * work->n_samples + i)
+                                   : -1;
+            free(program);
+            if (rc)
+                return -1;
+            continue;
+        }
+        const bool correct = task_grade(work->task, &job->item, job->answers[i], &predicted);
+        if (i == 0)
+            record->predicted = sql ? -1 : predicted;
+        /* Of SQL the second score is the logical form. */
+        note_grade(work, record, i, correct, sql ? predicted == 1 : correct);
+    }
+    return take_grades(work, false);
+}
+
 static int finish_job(struct work *work, struct job *job)
 {
     struct item_record *record = &job->record;
-    int predicted;
 
     if (work->task->score == TASK_CHOICE) {
         grade_choices(work->task, &job->item, record);
         record->answer = strdup(job->item.plain[record->predicted]);
+        work->n_correct += record->correct;
     } else {
-        record->correct = task_grade(work->task, &job->item, record->answer, &predicted);
-        /* Of SQL the second score is the logical form. */
-        const bool sql = work->task->grader == GRADE_SQL;
-        record->correct_normalised = sql ? predicted == 1 : record->correct;
-        record->predicted = sql ? -1 : predicted;
+        record->n_samples = (int32_t)work->n_samples;
+        record->answer = strdup(job->answers[0]);
     }
-    record->id = job->item.id;
-    record->prompt = job->item.prompt;
-    record->gold = job->item.gold;
-    job->item.id = job->item.prompt = job->item.gold = NULL;
     if (work->n_records == work->capacity) {
         size_t capacity = work->capacity ? 2 * work->capacity : 64;
         struct item_record *records = realloc(work->records, capacity * sizeof *records);
@@ -378,9 +457,16 @@ static int finish_job(struct work *work, struct job *job)
     }
     if (!record->answer)
         return error_set("out of memory");
-    work->n_correct += record->correct;
-    work->records[work->n_records++] = *record;
+    const size_t place = work->n_records++;
+    work->records[place] = *record;
     memset(record, 0, sizeof *record);
+    if (work->task->score == TASK_GENERATE && grade_answers(work, job, place))
+        return -1;
+    record = &work->records[place]; /* graders read the item: it gives its texts away last */
+    record->id = job->item.id;
+    record->prompt = job->item.prompt;
+    record->gold = job->item.gold;
+    job->item.id = job->item.prompt = job->item.gold = NULL;
     job_free(work, job);
     if (work->options->progress) {
         struct evaluate_progress progress = {work->task->name, work->n_started,
@@ -400,11 +486,14 @@ static int request_done(void *context, const struct request *request,
     struct item_record *record = &job->record;
 
     if (slot->choice == SIZE_MAX) {
-        record->answer = strndup(response->text ? response->text : "", response->n_text);
-        if (!record->answer)
+        char *answer = strndup(response->text ? response->text : "", response->n_text);
+        if (!answer)
             return error_set("out of memory");
-        record->n_generated = (int64_t)response->n_ids;
-        record->finish = (int32_t)response->finish;
+        job->answers[slot->sample] = answer;
+        if (slot->sample == 0) {
+            record->n_generated = (int64_t)response->n_ids;
+            record->finish = (int32_t)response->finish;
+        }
     } else {
         double sum = 0;
         bool greedy = true;
@@ -435,6 +524,14 @@ static int prepare(struct work *work, const struct task *task, const struct chat
                                         .limit = options->limit,
                                         .seed = options->seed};
 
+    work->n_samples = options->samples ? options->samples : 1;
+    if (options->pass_at > work->n_samples)
+        return error_set("pass@%zu needs as many samples, not %zu", options->pass_at,
+                         work->n_samples);
+    if (task->grader == GRADE_PYTHON_TESTS && task->score == TASK_GENERATE && !options->sandbox)
+        return error_set(
+            "task %s: its answers are programs, and there is no sandbox to run them in",
+            task->name);
     if (items_open(&work->items, task, chat, &items))
         return -1;
     work->n_items = work->items.n;
@@ -462,7 +559,7 @@ static int run_items(struct work *work, struct model *model, struct scheduler_st
                       : work->task->choices.field ? 4
                                                   : 0;
 
-    per_item += work->task->score == TASK_GENERATE;
+    per_item += work->task->score == TASK_GENERATE ? work->n_samples : 0;
     /* No rank fills its batch with what the others could begin at once. */
     size_t n_ranks = (size_t)work->comm->size;
     size_t share = (work->n_items + n_ranks - 1) / n_ranks * per_item;
@@ -471,6 +568,10 @@ static int run_items(struct work *work, struct model *model, struct scheduler_st
     int status = work->options->run(model, work->tokenizer, &scheduler, &client, stats);
     if (work->failure)
         status = error_set("%s", work->failure);
+    if (status == 0)
+        status = take_grades(work, true);
+    else
+        drop_grades(work);
     if (status == 0 && work->jobs)
         status = error_set("task %s: the scheduler left an item unfinished", work->task->name);
     if (status) /* let the others find nothing more to do */
@@ -479,7 +580,29 @@ static int run_items(struct work *work, struct model *model, struct scheduler_st
     return status;
 }
 
-static void compute_metrics(const struct task *task, struct task_result *result)
+/* The shares of right samples, and pass@k. */
+static void compute_samples(struct task_result *result)
+{
+    const size_t n = result->n_items;
+    double *values = malloc(n * sizeof *values);
+
+    if (!values || result->items[0].n_samples == 0) {
+        free(values);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        values[i] = (double)result->items[i].n_right / (double)result->items[i].n_samples;
+    result->accuracy = metrics_mean(values, n, &result->accuracy_error);
+    if (result->pass_at) {
+        for (size_t i = 0; i < n; i++)
+            values[i] = metrics_pass_at((size_t)result->items[i].n_samples,
+                                        (size_t)result->items[i].n_right, result->pass_at);
+        result->pass_at_k = metrics_mean(values, n, &result->pass_at_k_error);
+    }
+    free(values);
+}
+
+void evaluate_metrics(const struct task *task, struct task_result *result)
 {
     size_t n = result->n_items, n_correct = 0, n_normalised = 0, n_scored = 0;
     const struct item_record *items = result->items;
@@ -496,6 +619,8 @@ static void compute_metrics(const struct task *task, struct task_result *result)
     }
     result->accuracy = (double)n_correct / (double)n;
     result->accuracy_error = metrics_standard_error(n_correct, n);
+    if (result->samples > 1 || result->pass_at)
+        compute_samples(result);
     if ((task->score == TASK_CHOICE && task->normalise != NORMALISE_NONE) ||
         (task->score == TASK_GENERATE && task->grader == GRADE_SQL)) {
         result->accuracy_normalised = (double)n_normalised / (double)n;
@@ -522,16 +647,18 @@ static void compute_metrics(const struct task *task, struct task_result *result)
 static void share_metrics(const struct comm *comm, const struct scheduler_stats *stats,
                           double seconds, struct task_result *result)
 {
-    double metrics[6] = {result->accuracy,
+    double metrics[8] = {result->accuracy,
                          result->accuracy_error,
                          result->accuracy_normalised,
                          result->accuracy_normalised_error,
                          result->auc,
-                         result->gold_probability};
+                         result->gold_probability,
+                         result->pass_at_k,
+                         result->pass_at_k_error};
     uint64_t counts[3] = {stats->prompt_tokens, stats->computed_tokens, stats->generated_tokens};
 
     if (comm->size > 1) {
-        MPI_Bcast(metrics, 6, MPI_DOUBLE, 0, comm->handle);
+        MPI_Bcast(metrics, 8, MPI_DOUBLE, 0, comm->handle);
         MPI_Allreduce(MPI_IN_PLACE, counts, 3, MPI_UINT64_T, MPI_SUM, comm->handle);
         MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX, comm->handle);
     }
@@ -541,6 +668,8 @@ static void share_metrics(const struct comm *comm, const struct scheduler_stats 
     result->accuracy_normalised_error = metrics[3];
     result->auc = metrics[4];
     result->gold_probability = metrics[5];
+    result->pass_at_k = metrics[6];
+    result->pass_at_k_error = metrics[7];
     result->prompt_tokens = counts[0];
     result->computed_tokens = counts[1];
     result->generated_tokens = counts[2];
@@ -560,6 +689,9 @@ static int describe_run(const struct work *work, struct task_result *result)
                 "seed = %llu\n",
                 task->text, task->split, work->options->limit, task->chat ? "yes" : "no",
                 task->fewshot, task->max_new, (unsigned long long)work->options->seed);
+        if (work->n_samples > 1)
+            fprintf(out, "samples = %zu\ntemperature = %g\n", work->n_samples,
+                    (double)work->options->sampling.temperature);
         if (work->options->system)
             fprintf(out, "system = \"%s\"\n", work->options->system);
     }
@@ -573,6 +705,18 @@ static int describe_run(const struct work *work, struct task_result *result)
     return 0;
 }
 
+struct task_result evaluate_no_result(void)
+{
+    return (struct task_result){.accuracy = NAN,
+                                .accuracy_error = NAN,
+                                .accuracy_normalised = NAN,
+                                .accuracy_normalised_error = NAN,
+                                .auc = NAN,
+                                .gold_probability = NAN,
+                                .pass_at_k = NAN,
+                                .pass_at_k_error = NAN};
+}
+
 int evaluate_task(const struct comm *comm, struct model *model, const struct tokenizer *tokenizer,
                   const struct chat_format *chat, const struct task *task,
                   const struct evaluate_options *options, struct task_result *result)
@@ -584,10 +728,7 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
     struct scheduler_stats stats = {0};
     bool has_queue = false;
 
-    memset(result, 0, sizeof *result);
-    result->accuracy = result->accuracy_error = NAN;
-    result->accuracy_normalised = result->accuracy_normalised_error = NAN;
-    result->auc = result->gold_probability = NAN;
+    *result = evaluate_no_result();
     work.task = &work.items.task;
     int status = comm_agree(comm, prepare(&work, task, chat));
     if (status == 0)
@@ -607,12 +748,14 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
     if (status)
         goto done;
     result->n_items = work.n_items;
+    result->samples = work.n_samples;
+    result->pass_at = work.task->score == TASK_GENERATE ? options->pass_at : 0;
     status = gather_records(comm, work.records, work.n_records, work.n_items, &result->items);
     work.n_records = 0;
     if (status)
         goto done;
     if (comm->rank == 0)
-        compute_metrics(work.task, result);
+        evaluate_metrics(work.task, result);
     share_metrics(comm, &stats, seconds, result);
     status = comm_agree(comm, describe_run(&work, result));
 done:

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "eval/sandbox.h"
 #include "eval/task.h"
 #include "model/chat.h"
 #include "model/scheduler.h"
@@ -45,6 +46,9 @@ struct evaluate_options {
     int chat;                 /* 1 chat, 0 raw, -1 as the task says */
     const char *system;       /* NULL: as the task or template says */
     int64_t fewshot, max_new; /* -1: as the task says */
+    size_t samples;           /* answers per item; 0: one */
+    size_t pass_at;           /* k of pass@k, at most samples; 0: none */
+    struct sandbox *sandbox;  /* for tasks with GRADE_PYTHON_TESTS; may be NULL for all others */
     bool check_only; /* Can the task be run on this model? Makes every item, computes none. */
     /* Called on every rank now and then (after a finished item); may be NULL. */
     void (*progress)(void *context, const struct evaluate_progress *progress);
@@ -56,8 +60,9 @@ struct evaluate_options evaluate_defaults(void);
 struct item_record {
     size_t index;
     char *id, *prompt, *answer, *gold; /* answer: generated text, or the chosen choice */
-    bool correct, correct_normalised;
-    int32_t predicted, gold_index; /* choices; -1: none */
+    bool correct, correct_normalised;  /* of the first sample */
+    int32_t n_samples, n_right;        /* generated answers; 0: the item is about choices */
+    int32_t predicted, gold_index;     /* choices; -1: none */
     size_t n_choices;
     double *logprobs;       /* [n_choices] sums over the continuation's tokens, or NULL */
     bool *greedy;           /* [n_choices] continuation would come out of greedy decoding */
@@ -75,6 +80,8 @@ struct task_result {
     double accuracy, accuracy_error;
     double accuracy_normalised, accuracy_normalised_error;
     double auc, gold_probability;
+    size_t samples, pass_at; /* as the options; accuracy is the mean over samples */
+    double pass_at_k, pass_at_k_error;
     /* Cost, summed over ranks; seconds is the longest rank's. */
     size_t prompt_tokens, computed_tokens, generated_tokens;
     double seconds, tokens_per_second;
@@ -85,6 +92,10 @@ struct task_result {
 int evaluate_task(const struct comm *comm, struct model *model, const struct tokenizer *tokenizer,
                   const struct chat_format *chat, const struct task *task,
                   const struct evaluate_options *options, struct task_result *result);
+/* Fills the metrics of a result with items [n_items >= 1]; what does not apply must be NaN. */
+void evaluate_metrics(const struct task *task, struct task_result *result);
+/* A result without items, its metrics NaN. */
+struct task_result evaluate_no_result(void);
 void task_result_free(struct task_result *result);
 
 /* context and continuation to one token sequence; *n_scored is the continuation's part. */

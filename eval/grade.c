@@ -12,7 +12,7 @@ static const char *const grader_names[GRADER_COUNT] = {
     [GRADE_NONE] = "none",   [GRADE_LAST_NUMBER] = "last_number",
     [GRADE_LABEL] = "label", [GRADE_LETTER] = "letter",
     [GRADE_EXACT] = "exact", [GRADE_MATH] = "math",
-    [GRADE_SQL] = "sql",
+    [GRADE_SQL] = "sql",     [GRADE_PYTHON_TESTS] = "python_tests",
 };
 
 const char *grader_name(enum grader grader)

@@ -6,12 +6,13 @@
 
 enum grader {
     GRADE_NONE,
-    GRADE_LAST_NUMBER, /* the number after the last "####", else the last number in the text */
-    GRADE_LABEL,       /* the first word is one of the labels, without case */
-    GRADE_LETTER,      /* the answer letter: "B", "(B)", "B.", "the answer is B", ... */
-    GRADE_EXACT,       /* the whole text, blanks around it trimmed */
-    GRADE_MATH,        /* the last \boxed{...}, equal as latex.h has it */
-    GRADE_SQL,         /* a WikiSQL query with the gold query's result (sql.h) */
+    GRADE_LAST_NUMBER,  /* the number after the last "####", else the last number in the text */
+    GRADE_LABEL,        /* the first word is one of the labels, without case */
+    GRADE_LETTER,       /* the answer letter: "B", "(B)", "B.", "the answer is B", ... */
+    GRADE_EXACT,        /* the whole text, blanks around it trimmed */
+    GRADE_MATH,         /* the last \boxed{...}, equal as latex.h has it */
+    GRADE_SQL,          /* a WikiSQL query with the gold query's result (sql.h) */
+    GRADE_PYTHON_TESTS, /* its code passes the task's tests (code.h, sandbox.h) */
     GRADER_COUNT
 };
 const char *grader_name(enum grader grader); /* "last_number", ... */

@@ -76,3 +76,27 @@ size_t metrics_argmax(const double *values, const double *divisors, size_t n)
     }
     return best;
 }
+
+double metrics_pass_at(size_t n, size_t c, size_t k)
+{
+    double none = 1;
+
+    if (n - c < k)
+        return 1;
+    for (size_t i = n - c + 1; i <= n; i++)
+        none *= 1 - (double)k / (double)i;
+    return 1 - none;
+}
+
+double metrics_mean(const double *values, size_t n, double *error)
+{
+    double sum = 0, squares = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += values[i];
+    const double mean = n ? sum / (double)n : 0;
+    for (size_t i = 0; i < n; i++)
+        squares += (values[i] - mean) * (values[i] - mean);
+    *error = n < 2 ? 0 : sqrt(squares / (double)(n - 1) / (double)n);
+    return mean;
+}

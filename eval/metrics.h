@@ -7,6 +7,13 @@
  * form that lm-eval reports; 0 for n < 2. */
 double metrics_standard_error(size_t k, size_t n);
 
+/* Unbiased estimate of the chance that of k samples one is right, from n >= k samples with c right:
+ * 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, equation 1). */
+double metrics_pass_at(size_t n, size_t c, size_t k);
+
+/* Mean of values [n] and its standard error (sample form; 0 for n < 2). */
+double metrics_mean(const double *values, size_t n, double *error);
+
 /* Area under the ROC curve of scores [n] for classes [n] (nonzero: positive), ties count half
  * (Mann-Whitney U). NaN where a class is missing or n is 0, or when out of memory. */
 double metrics_auc(const double *scores, const unsigned char *classes, size_t n);

@@ -52,6 +52,10 @@ static int put_task(hid_t group, const struct task_result *r)
                    put_metric(group, "accuracy_normalised_error", r->accuracy_normalised_error) ||
                    put_metric(group, "auc", r->auc) ||
                    put_metric(group, "gold_probability", r->gold_probability) ||
+                   h5_put_int(group, "samples", r->samples ? (int64_t)r->samples : 1) ||
+                   (r->pass_at && h5_put_int(group, "k", (int64_t)r->pass_at)) ||
+                   (r->pass_at && put_metric(group, "pass_at_k", r->pass_at_k)) ||
+                   (r->pass_at && put_metric(group, "pass_at_k_error", r->pass_at_k_error)) ||
                    h5_put_int(group, "prompt_tokens", (int64_t)r->prompt_tokens) ||
                    h5_put_int(group, "computed_tokens", (int64_t)r->computed_tokens) ||
                    h5_put_int(group, "generated_tokens", (int64_t)r->generated_tokens) ||
@@ -95,6 +99,8 @@ COLUMN_TEXT(answer)
 COLUMN_TEXT(gold)
 COLUMN_BOOL(correct)
 COLUMN_BOOL(correct_normalised)
+COLUMN_INT(n_samples)
+COLUMN_INT(n_right)
 COLUMN_INT(predicted)
 COLUMN_INT(gold_index)
 COLUMN_INT(n_choices)
@@ -144,6 +150,7 @@ static int put_items(hid_t group, const struct task_result *r)
                          put_prompt(group, r, scratch) || put_answer(group, r, scratch) ||
                          put_gold(group, r, scratch) || put_correct(group, r, scratch) ||
                          put_correct_normalised(group, r, scratch) ||
+                         put_n_samples(group, r, scratch) || put_n_right(group, r, scratch) ||
                          put_predicted(group, r, scratch) || put_gold_index(group, r, scratch) ||
                          put_n_choices(group, r, scratch) ||
                          put_n_prompt_tokens(group, r, scratch) ||

@@ -7,9 +7,10 @@
  *   /                    attributes: what made the file (struct run_info)
  *   /tasks/NAME          attributes: metrics and settings
  *   /tasks/NAME/items    one dataset a column, one row an item, in item order: id, prompt, answer,
- *                        gold (UTF-8 strings), correct, correct_normalised, predicted, gold_index,
- *                        logprobs [items, choices] (NaN where an item has fewer), choice_tokens,
- *                        greedy, n_prompt_tokens, n_generated, finish, index
+ *                        gold (UTF-8 strings), correct, correct_normalised, n_samples, n_right (of
+ * all samples; answer, correct and finish are the first one's), predicted, gold_index, logprobs
+ * [items, choices] (NaN where an item has fewer), choice_tokens, greedy, n_prompt_tokens,
+ * n_generated, finish, index
  *
  * Columns hold nothing that depends on timing or ranks. */
 #include <stddef.h>

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "eval/code.h"
 #include "eval/jsonl.h"
 #include "eval/sql.h"
 #include "mpi/error.h"
@@ -19,7 +20,20 @@ struct names {
     const json_t *row;
     const char *choice;           /* {choice} */
     const struct task_item *item; /* {@choices}, {@gold}; may be NULL */
+    const char *code;             /* {@code} */
 };
+
+static int put_lines(FILE *out, const char *name, const json_t *list)
+{
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        char *text = jsonl_scalar_text(json_array_get(list, i), name);
+        if (!text)
+            return -1;
+        fprintf(out, "%s%s", i ? "\n" : "", text);
+        free(text);
+    }
+    return 0;
+}
 
 static int put_name(FILE *out, const char *name, const struct names *names)
 {
@@ -36,9 +50,16 @@ static int put_name(FILE *out, const char *name, const struct names *names)
         fputs(names->item->gold, out);
         return 0;
     }
+    if (strcmp(name, "@code") == 0 && names->code) {
+        fputs(names->code, out);
+        return 0;
+    }
     if (name[0] == '@')
         return error_set("{%s} is not known here ({@choices} and {@gold} are)", name);
-    char *text = jsonl_scalar_text(jsonl_field(names->row, name), name);
+    const json_t *value = jsonl_field(names->row, name);
+    if (json_is_array(value))
+        return put_lines(out, name, value);
+    char *text = jsonl_scalar_text(value, name);
     if (!text)
         return -1;
     fputs(text, out);
@@ -168,7 +189,7 @@ static int make_choices(const struct task *task, const json_t *row, struct task_
     if (!item->choices)
         return error_set("out of memory");
     for (size_t i = 0; i < item->n_choices; i++) {
-        struct names names = {row, item->plain[i], NULL};
+        struct names names = {row, item->plain[i], NULL, NULL};
         item->choices[i] = expand(task->choice, &names);
         if (!item->choices[i])
             return -1;
@@ -317,7 +338,7 @@ static void turns_free(struct turns *turns, size_t capacity)
 static char *make_target(const struct task *task, const json_t *row, const struct task_item *item,
                          bool chat)
 {
-    struct names names = {row, NULL, item};
+    struct names names = {row, NULL, item, NULL};
 
     if (!task->target && task->score == TASK_CHOICE) {
         char *text = strdup(item->choices[item->gold_index]);
@@ -331,7 +352,7 @@ static char *make_target(const struct task *task, const json_t *row, const struc
 static int add_turn(const struct task *task, const json_t *row, const struct task_item *item,
                     bool chat, bool with_answer, struct turns *turns)
 {
-    struct names names = {row, NULL, item};
+    struct names names = {row, NULL, item, NULL};
 
     turns->user[turns->n] = expand(task->prompt, &names);
     if (!turns->user[turns->n])
@@ -453,6 +474,46 @@ static int check_tables(const struct task *task, const json_t *row)
     return 0;
 }
 
+/* Stands for the code of an answer that is not there yet; no text of a data set holds it. */
+static const char code_mark[] = "\x01{@code}\x01";
+
+static int make_program(const struct task *task, const json_t *row, struct task_item *item)
+{
+    const struct names names = {row, NULL, item, code_mark};
+
+    if (task->grader != GRADE_PYTHON_TESTS)
+        return 0;
+    item->program = expand(task->program, &names);
+    item->code_prompt = expand(task->code_prompt ? task->code_prompt : "", &names);
+    item->entry = expand(task->entry ? task->entry : "", &names);
+    return item->program && item->code_prompt && item->entry ? 0 : -1;
+}
+
+char *task_program(const struct task_item *item, const char *answer)
+{
+    char *code = code_complete(item->code_prompt, answer, item->entry), *text = NULL;
+    size_t size = 0;
+
+    if (!code)
+        return NULL;
+    FILE *out = open_memstream(&text, &size);
+    if (out) {
+        const char *p = item->program, *mark;
+        for (; (mark = strstr(p, code_mark)); p = mark + sizeof code_mark - 1) {
+            fwrite(p, 1, (size_t)(mark - p), out);
+            fputs(code, out);
+        }
+        fputs(p, out);
+    }
+    free(code);
+    if (!out || fclose(out)) {
+        free(text);
+        error_set("out of memory");
+        return NULL;
+    }
+    return text;
+}
+
 int task_item_make(const struct task *task, const struct task_context *context,
                    const struct dataset *data, size_t row, struct task_item *item)
 {
@@ -460,8 +521,9 @@ int task_item_make(const struct task *task, const struct task_context *context,
     item->index = row;
     item->row = json_incref(data->rows[row]);
     item->id = make_id(data, row);
-    if (!item->id || check_tables(task, item->row) || make_choices(task, data->rows[row], item) ||
-        make_gold(task, data->rows[row], item) || make_prompt(task, context, data, row, item)) {
+    if (!item->id || check_tables(task, item->row) || make_choices(task, item->row, item) ||
+        make_gold(task, item->row, item) || make_program(task, item->row, item) ||
+        make_prompt(task, context, data, row, item)) {
         task_item_free(item);
         return error_prefix("task %s: %s:%zu", task->name, data->path, data->lines[row]);
     }
@@ -476,6 +538,9 @@ void task_item_free(struct task_item *item)
     free(item->id);
     free(item->prompt);
     free(item->gold);
+    free(item->program);
+    free(item->code_prompt);
+    free(item->entry);
     texts_free(item->choices, item->n_choices);
     texts_free(item->labels, item->n_choices);
     texts_free(item->plain, item->n_choices);

@@ -9,17 +9,25 @@
  *   dataset = arc_easy            folder under T2_DATA
  *   split = test                  what is evaluated
  *   prompt = "Question: {question}\nAnswer:"
- *   prompt_file = mine.txt        the prompt from a file beside this one, to the letter (in place
- * of prompt; the last line's end does not count) target = " {answer}"          the right answer's
- * text in few-shot examples (default: the gold choice as scored, or {@gold}) chat = no yes: prompt
- * is the user's message in the model's chat format system = ...                  system message;
- * absent or empty: the template's default score = choice                choice: log-likelihoods;
- * generate: greedy text + grader choices = choices.text        a field holding a list of strings,
- * or a fixed list: a | b choice_labels = choices.label the same for their labels (default: A, B, C,
- * ...) choice = " {choice}"          the text scored after the prompt gold = answerKey gold_form =
- * label             index (from 0) | label | text | number | hashes (after "####") normalise =
- * chars             second accuracy: none | chars | bytes | tokens max_new = 256 stop = "\n\n" |
- * "Question:" grader = last_number          last_number | label | letter | exact | math | sql
+ *   prompt_file = mine.txt        in place of prompt: it is in a file beside this one, to the
+ *                                 letter (the last line's end does not count)
+ *   target = " {answer}"          the right answer's text in few-shot examples (default: the gold
+ *                                 choice as scored, or {@gold})
+ *   chat = no                     yes: prompt is the user's message in the model's chat format
+ *   system = ...                  system message; absent or empty: the template's default
+ *   score = choice                choice: log-likelihoods; generate: greedy text + grader
+ *   choices = choices.text        a field holding a list of strings, or a fixed list: a | b
+ *   choice_labels = choices.label the same for their labels (default: A, B, C, ...)
+ *   choice = " {choice}"          the text scored after the prompt
+ *   gold = answerKey
+ *   gold_form = label             index (from 0) | label | text | number | hashes (after "####")
+ *   normalise = chars             second accuracy: none | chars | bytes | tokens
+ *   max_new = 256
+ *   stop = "\n\n" | "Question:"
+ *   grader = last_number          last_number | label | letter | exact | math | sql | python_tests
+ *   program = "{@code}\n{test}"   python_tests: what is run; {@code} is the code of the answer
+ *   code_prompt = {prompt}        the text that an answer goes on from, if it does (code.h)
+ *   entry = {entry_point}         the function that the code must define
  *   fewshot = 0                   examples before the prompt, the same ones for all items
  *   fewshot_split = train
  *   fewshot_separator = "\n\n"    between raw examples
@@ -28,8 +36,8 @@
  * Values may stand in double quotes, which keeps blanks; \n \t \" \\ \; \| are escapes inside
  * and outside of them. A line that starts with a blank goes on with the value before it: quoted
  * pieces are put together as they are, others with a space. In templates {field} (dotted) is the
- * row's value, {@choices} the choices as lines "A. text", {@gold} the right answer, {{ and }} are
- * braces. */
+ * row's value (a list's texts as lines), {@choices} the choices as lines "A. text", {@gold} the
+ * right answer, {{ and }} are braces. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -68,6 +76,7 @@ struct task {
     size_t fewshot;
     char *fewshot_split, *fewshot_separator;
     char *positive;
+    char *program, *code_prompt, *entry; /* templates; NULL: none */
 };
 
 /* `name` is a task's name, looked for as NAME.ini in $T2_TASKS (folders separated by ':') and then
@@ -97,6 +106,7 @@ struct task_item {
     size_t gold_index; /* where the gold form is about choices */
     char *gold;        /* text of the right answer (the number as the data has it) */
     double gold_number;
+    char *program, *code_prompt, *entry; /* GRADE_PYTHON_TESTS: expanded, see task_program() */
 };
 
 /* How a run turns rows into prompts, fixed for all items of a task. */
@@ -120,8 +130,13 @@ void task_item_free(struct task_item *item);
 char *task_target(const struct task *task, const struct task_context *context,
                   const struct dataset *data, size_t row, const struct task_item *item);
 
-/* Whether an answer is right; *predicted gets the choice it means, or -1. Of the grader sql it is
- * whether the query's logical form is right too (0 or 1). */
+/* The program that passes in a sandbox if the answer is right (GRADE_PYTHON_TESTS). Malloc'ed; NULL
+ * with error_set. */
+char *task_program(const struct task_item *item, const char *answer);
+
+/* Whether an answer is right; *predicted gets the choice it means, or -1; of
+ * GRADE_SQL whether the query's logical form is right too (0 or 1). Tasks with GRADE_PYTHON_TESTS
+ * are graded by running task_program() instead. */
 bool task_grade(const struct task *task, const struct task_item *item, const char *answer,
                 int *predicted);
 

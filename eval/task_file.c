@@ -46,11 +46,15 @@ static const struct key keys[] = {
     {"normalise", KIND_CHOICE, AT(normalise), "none|chars|bytes|tokens"},
     {"max_new", KIND_SIZE, AT(max_new), NULL},
     {"stop", KIND_LIST, AT(stops), NULL},
-    {"grader", KIND_CHOICE, AT(grader), "none|last_number|label|letter|exact|math|sql"},
+    {"grader", KIND_CHOICE, AT(grader),
+     "none|last_number|label|letter|exact|math|sql|python_tests"},
     {"fewshot", KIND_SIZE, AT(fewshot), NULL},
     {"fewshot_split", KIND_TEXT, AT(fewshot_split), NULL},
     {"fewshot_separator", KIND_TEXT, AT(fewshot_separator), NULL},
     {"positive", KIND_TEXT, AT(positive), NULL},
+    {"program", KIND_TEXT, AT(program), NULL},
+    {"code_prompt", KIND_TEXT, AT(code_prompt), NULL},
+    {"entry", KIND_TEXT, AT(entry), NULL},
 };
 #undef AT
 enum { N_KEYS = sizeof keys / sizeof *keys };
@@ -371,8 +375,8 @@ static const char *what_is_wrong(const struct task *task)
     if (task->score == TASK_CHOICE && counts)
         return "score = choice needs gold_form index, label or text";
     if (task->score == TASK_GENERATE && task->grader == GRADE_NONE)
-        return "score = generate needs the key 'grader' (last_number, label, letter, exact, math "
-               "or sql)";
+        return "score = generate needs the key 'grader' (last_number, label, letter, exact, math, "
+               "sql or python_tests)";
     if (task->score == TASK_GENERATE && task->max_new == 0)
         return "score = generate needs max_new of 1 or more";
     if ((task->grader == GRADE_LABEL || task->grader == GRADE_LETTER) && !has_choices(task))
@@ -381,6 +385,8 @@ static const char *what_is_wrong(const struct task *task)
         return "the graders label and letter need gold_form index, label or text";
     if ((task->gold_form == GOLD_INDEX || task->gold_form == GOLD_LABEL) && !has_choices(task))
         return "gold_form index and label need the key 'choices'";
+    if (task->grader == GRADE_PYTHON_TESTS && (!task->program || !strstr(task->program, "{@code}")))
+        return "the grader python_tests needs the key 'program' with {@code} in it";
     if (task->grader == GRADE_LAST_NUMBER && !counts)
         return "the grader last_number needs gold_form number or hashes";
     if (task->choice_labels.n_items && task->choice_labels.n_items < task->choices.n_items)
@@ -487,6 +493,9 @@ void task_free(struct task *task)
     free(task->fewshot_split);
     free(task->fewshot_separator);
     free(task->positive);
+    free(task->program);
+    free(task->code_prompt);
+    free(task->entry);
     list_free(&task->choices);
     list_free(&task->choice_labels);
     list_free(&task->stops);

@@ -1,14 +1,14 @@
 /* t2 eval: scores a model on tasks, over all ranks. */
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "eval/evaluate.h"
+#include "eval/given.h"
 #include "eval/results.h"
+#include "eval/sandbox.h"
 #include "jobs/commands.h"
 #include "jobs/load.h"
 #include "jobs/output.h"
@@ -23,9 +23,10 @@ enum { MAX_TASKS = 64 };
 
 struct settings {
     struct load_options load;
-    const char *tasks, *split, *out, *data, *prompt_file;
-    int64_t limit, batch, chunk, seed, fewshot, max_new;
-    bool share_prefix, quiet;
+    const char *tasks, *split, *out, *data, *prompt_file, *grade, *python;
+    int64_t limit, batch, chunk, seed, fewshot, max_new, samples, pass_at;
+    double temperature, top_p;
+    bool share_prefix, quiet, unsafe_sandbox;
 };
 
 struct run {
@@ -36,6 +37,7 @@ struct run {
     struct task_result results[MAX_TASKS];
     size_t n_tasks, n_results;
     struct loaded loaded;
+    struct sandbox *sandbox; /* where a task needs one */
     struct progress progress;
     char *data_root, *command_line, *options;
     char identity[65], cpu[256], started[32];
@@ -50,6 +52,25 @@ static int write_results(struct run *run)
     const struct settings *s = run->settings;
     const struct model_options *options = &run->loaded.model_options;
 
+    if (s->grade) {
+        const struct run_info given = {.version = T2_VERSION,
+                                       .command_line = run->command_line,
+                                       .options = run->options,
+                                       .model_path = "",
+                                       .architecture = "",
+                                       .model_sha256 = "",
+                                       .dtype = "",
+                                       .isa = "",
+                                       .kernel_order = "",
+                                       .cpu = run->cpu,
+                                       .chat_format = "",
+                                       .ranks = run->comm->size,
+                                       .threads = 1,
+                                       .seed = (uint64_t)s->seed,
+                                       .started = run->started,
+                                       .seconds = MPI_Wtime() - run->start};
+        return results_write(s->out, &given, run->results, run->n_results);
+    }
     if (run->loaded.identity[0])
         strcpy(run->identity, run->loaded.identity);
     if (!run->identity[0] && checkpoint_identity(run->loaded.checkpoint, run->identity))
@@ -124,8 +145,15 @@ static void print_row(const struct run *run, const struct task_result *r)
                 r->accuracy_normalised_error);
     if (!isnan(r->auc))
         fprintf(stderr, " AUC %.4f,", r->auc);
+    if (r->pass_at)
+        fprintf(stderr, " pass@%zu %.4f (+- %.4f) of %zu samples,", r->pass_at, r->pass_at_k,
+                r->pass_at_k_error, r->samples);
     if (!isnan(r->gold_probability))
         fprintf(stderr, " p(gold) %.4f,", r->gold_probability);
+    if (run->settings->grade) {
+        fprintf(stderr, " graded in %s\n", text_duration(took, sizeof took, r->seconds));
+        return;
+    }
     text_count(prompts, sizeof prompts, (double)r->prompt_tokens);
     text_count(answers, sizeof answers, (double)r->generated_tokens);
     text_count(computed, sizeof computed, (double)r->computed_tokens);
@@ -149,6 +177,11 @@ static int run_task(struct run *run, const struct task *task, bool check_only)
     options.scheduler.chunk = (size_t)s->chunk;
     options.scheduler.share_prefix = s->share_prefix;
     options.seed = (uint64_t)s->seed;
+    options.sampling.temperature = (float)s->temperature;
+    options.sampling.top_p = (float)s->top_p;
+    options.samples = (size_t)s->samples;
+    options.pass_at = (size_t)s->pass_at;
+    options.sandbox = run->sandbox;
     options.limit = (size_t)s->limit;
     options.split = s->split;
     options.data_root = run->data_root;
@@ -169,6 +202,57 @@ static int run_task(struct run *run, const struct task *task, bool check_only)
     print_row(run, result);
     /* Written after every task: a run that is killed keeps what it has. */
     return comm_agree(run->comm, s->out && run->comm->rank == 0 ? write_results(run) : 0);
+}
+
+/* Model-written programs are run for some tasks; says so before any work is done. */
+static int open_sandbox(struct run *run, size_t workers)
+{
+    struct sandbox_options options = sandbox_defaults();
+    bool needed = false;
+
+    for (size_t i = 0; i < run->n_tasks; i++)
+        needed = needed || (run->tasks[i].score == TASK_GENERATE &&
+                            run->tasks[i].grader == GRADE_PYTHON_TESTS);
+    if (!needed)
+        return 0;
+    options.workers = workers;
+    options.unsafe = run->settings->unsafe_sandbox;
+    options.python = run->settings->python;
+    run->sandbox = sandbox_open(&options);
+    if (run->sandbox) {
+        if (options.unsafe && run->comm->rank == 0)
+            fprintf(stderr, "t2 eval: --unsafe-sandbox: model-written programs run with all your "
+                            "rights; this is not safe\n");
+        return 0;
+    }
+    char *reason = strdup(error_message());
+    error_set("%s; --unsafe-sandbox runs them with all your rights", reason ? reason : "");
+    free(reason);
+    return -1;
+}
+
+/* Grades a file's answers to a task; rank 0 does it, the others wait. */
+static int grade_task(struct run *run, const struct task *task)
+{
+    const struct settings *s = run->settings;
+    const struct given_options options = {.data_root = run->data_root,
+                                          .split = s->split,
+                                          .limit = (size_t)s->limit,
+                                          .pass_at = (size_t)s->pass_at,
+                                          .sandbox = run->sandbox};
+    struct task_result *result = &run->results[run->n_results];
+    size_t n_missing = 0;
+
+    if (run->comm->rank != 0)
+        return 0;
+    if (given_grade(task, s->grade, &options, result, &n_missing))
+        return -1;
+    run->n_results++;
+    print_row(run, result);
+    if (n_missing && !s->quiet)
+        fprintf(stderr, "  %s: %zu of the %zu items have no answer and do not count\n", task->name,
+                n_missing, n_missing + result->n_items);
+    return s->out ? write_results(run) : 0;
 }
 
 static int prepare(struct run *run, const char *model)
@@ -197,10 +281,21 @@ static int evaluate(struct run *run, const char *path, bool chat_asked)
 {
     int rc = comm_agree(run->comm, prepare(run, path));
 
+    if (run->settings->grade) {
+        if (rc == 0)
+            rc = comm_agree(run->comm, run->comm->rank == 0 ? open_sandbox(run, 0) : 0);
+        if (rc == 0)
+            print_head(run);
+        for (size_t i = 0; rc == 0 && i < run->n_tasks; i++)
+            rc = comm_agree(run->comm, grade_task(run, &run->tasks[i]));
+        return rc;
+    }
     if (rc == 0)
         rc = load_open(run->comm, path, &run->settings->load, chat_asked, &run->loaded);
     if (rc)
         return rc;
+    /* A rank has as many programs under way as threads: they share its processors. */
+    rc = comm_agree(run->comm, open_sandbox(run, (size_t)run->loaded.model_options.n_threads));
     /* What is wrong with the last task is told before the first has run. */
     for (size_t i = 0; rc == 0 && run->n_tasks > 1 && i < run->n_tasks; i++)
         rc = run_task(run, &run->tasks[i], true);
@@ -218,10 +313,26 @@ static void run_free(struct run *run)
     for (size_t i = 0; i < run->n_results; i++)
         task_result_free(&run->results[i]);
     load_free(&run->loaded);
+    sandbox_close(run->sandbox);
     free(run->data_root);
     free(run->command_line);
     free(run->options);
     free(run);
+}
+
+static int check_settings(const struct settings *s, size_t n_args)
+{
+    if (!s->grade && n_args < 1)
+        return error_set("MODEL is missing");
+    if (s->grade && n_args > 0)
+        return error_set("--grade needs no MODEL: the answers are there already");
+    if (!s->grade && s->pass_at > s->samples)
+        return error_set("--pass-at %lld needs --samples %lld or more", (long long)s->pass_at,
+                         (long long)s->pass_at);
+    if (s->samples > 1 && s->temperature == 0)
+        return error_set("--samples %lld needs a --temperature above 0: all would be the same",
+                         (long long)s->samples);
+    return 0;
 }
 
 static int command_run(const struct comm *comm, int argc, char **argv)
@@ -230,7 +341,9 @@ static int command_run(const struct comm *comm, int argc, char **argv)
                          .batch = (int64_t)scheduler_defaults().batch,
                          .chunk = (int64_t)scheduler_defaults().chunk,
                          .share_prefix = true,
-                         .fewshot = -1};
+                         .fewshot = -1,
+                         .samples = 1,
+                         .top_p = 1};
     struct option_spec table[] = {
         {"tasks", 'T', OPTION_STRING, &s.tasks, "A,B",
          .help = "names of tasks, or paths of .ini files"},
@@ -252,6 +365,21 @@ static int command_run(const struct comm *comm, int argc, char **argv)
          .help = "new tokens of an answer at most (default: 0, as the task says)"},
         {"seed", 's', OPTION_INT, &s.seed, "N", .min = 0, .max = 0x1p53,
          .help = "chooses the few-shot examples"},
+        {"samples", 0, OPTION_INT, &s.samples, "N", .min = 1, .max = 10000,
+         .help = "answers generated for each item; the score is the share that is right"},
+        {"pass-at", 0, OPTION_INT, &s.pass_at, "K", .min = 0, .max = 10000,
+         .help = "report pass@K, the chance that one of K samples is right (unbiased); 0: no"},
+        {"temperature", 0, OPTION_DOUBLE, &s.temperature, "T", .min = 0, .max = 100,
+         .help = "of sampled answers; 0: the most likely token"},
+        {"top-p", 0, OPTION_DOUBLE, &s.top_p, "P", .min = 0, .max = 1,
+         .help = "sample from the most likely tokens with this total probability"},
+        {"grade", 0, OPTION_STRING, &s.grade, "FILE.jsonl",
+         .help = "grade the answers of this file; no MODEL. Lines have task_id or id, and "
+                 "completion or answer"},
+        {"python", 0, OPTION_STRING, &s.python, "PATH",
+         .help = "interpreter for code tasks (default: /usr/bin/python3)"},
+        {"unsafe-sandbox", 0, OPTION_FLAG, &s.unsafe_sandbox,
+         .help = "run model-written programs without a sandbox, with all your rights"},
         {"batch", 'b', OPTION_INT, &s.batch, "N", .min = 1, .max = 1 << 20,
          .help = "requests under way at once on a rank; never changes a score"},
         {"chunk", 0, OPTION_INT, &s.chunk, "N", .min = 1, .max = 1 << 20,
@@ -267,7 +395,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     struct run *run = NULL;
 
     if (options_parse(&command_eval, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
-        (!done && load_check_options(&s.load, table) != 0))
+        (!done && (load_check_options(&s.load, table) != 0 || check_settings(&s, n_args) != 0)))
         code = command_fail(&command_eval, comm, COMMAND_USAGE);
     if (done || code != COMMAND_OK)
         goto finish;
@@ -297,7 +425,7 @@ finish:
 const struct command command_eval = {
     .name = "eval",
     .summary = "Scores a model on tasks.",
-    .arguments = "MODEL",
+    .arguments = "[MODEL]",
     .details =
         "MODEL is a Hugging Face folder or a GGUF file. Stdout has one row a task: name, score "
         "(a fraction), standard error, items, tokens/s (prompt and new tokens, as if nothing were "
@@ -306,6 +434,8 @@ const struct command command_eval = {
         "list'). An item's record is the same for any batch, chunk, thread and rank count.\n\n"
         "examples\n"
         "  t2 eval MODEL --tasks arc_easy,sst2 --limit 200\n"
-        "  mpirun -n 4 t2 eval MODEL --tasks gsm8k --out gsm8k.h5 && t2 inspect gsm8k.h5",
+        "  mpirun -n 4 t2 eval MODEL --tasks gsm8k --out gsm8k.h5 && t2 inspect gsm8k.h5\n"
+        "  t2 eval MODEL --tasks humaneval --samples 10 --temperature 0.8 --pass-at 5\n"
+        "  t2 eval --tasks humaneval --grade answers.jsonl",
     .run = command_run,
 };

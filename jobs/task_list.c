@@ -33,7 +33,7 @@ int task_list_load(const char *names, const char *option, const char *model, str
 
     *n_tasks = 0;
     installed_tasks(installed, sizeof installed);
-    snprintf(own, sizeof own, "%s/tasks", model); /* data/mini brings its own */
+    snprintf(own, sizeof own, "%s/tasks", model ? model : "."); /* data/mini brings its own */
     if (!names || !*names) {
         char *known = task_names(folders);
         error_set("%s is missing; tasks: %s, or the path of an .ini file", option,

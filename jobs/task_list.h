@@ -1,7 +1,8 @@
 #ifndef T2_JOBS_TASK_LIST_H
 #define T2_JOBS_TASK_LIST_H
 /* The tasks that a command line names, looked for where every command looks: T2_TASKS, beside the
- * program, in the source tree and in MODEL/tasks. */
+ * program, in the source tree and in MODEL/tasks (tasks/ where
+ * there is no model: NULL). */
 #include <stddef.h>
 
 #include "eval/task.h"

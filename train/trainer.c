@@ -654,6 +654,9 @@ static int prepare(struct run *run)
                                         .limit = o->train_limit,
                                         .seed = t->evaluate.seed};
 
+    if (t->task->grader == GRADE_PYTHON_TESTS)
+        return error_set("task %s: training on tasks whose answers are programs is not there yet",
+                         t->task->name);
     if (items_open(&run->items, t->task, t->chat, &items))
         return -1;
     run->n_shards = (o->batch + o->shard - 1) / o->shard;

@@ -250,8 +250,11 @@ static void sst2_splits_have_the_promised_sizes(void **state)
 static void check_tells_good_wrong_and_absent_apart(void **state)
 {
     (void)state;
-    const struct dataset_facts own = {"checked",           "",      "https://example.org",
-                                      {{"test.jsonl", 2}}, {"x.y"}, NULL};
+    const struct dataset_facts own = {.name = "checked",
+                                      .what = "",
+                                      .source = "https://example.org",
+                                      .files = {{"test.jsonl", 2}},
+                                      .fields = {"x.y"}};
     FILE *null = fopen("/dev/null", "w");
 
     assert_int_equal(DATASET_ABSENT, dataset_check(&own, folder_path, null));
