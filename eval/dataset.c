@@ -10,6 +10,7 @@
 #include "eval/phrases.h"
 #include "eval/wikisql.h"
 #include "mpi/error.h"
+#include "mpi/hash.h"
 #include "mpi/text.h"
 
 const struct dataset_facts dataset_catalog[] = {
@@ -138,17 +139,10 @@ static bool split_exists(const char *root, const char *name, const char *split)
 
 enum part { PART_TRAIN, PART_VALID, PART_TEST };
 
-/* The general rule; FNV-1a over the row's text with a final mix. */
+/* The general rule. */
 static enum part part_of_row(const char *text, size_t n, bool has_valid, bool has_test)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
-    h ^= h >> 33;
-    h *= 0xff51afd7ed558ccdu;
-    h ^= h >> 33;
-    unsigned draw = (unsigned)(h % 100);
+    unsigned draw = (unsigned)(hash_mixed(text, n) % 100);
     if (draw < 5)
         return has_valid ? PART_TRAIN : PART_VALID;
     if (draw < 15)

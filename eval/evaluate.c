@@ -4,13 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "eval/gather.h"
 #include "eval/items.h"
 #include "eval/metrics.h"
 #include "model/blank.h"
 #include "model/model.h"
+#include "mpi/clock.h"
 #include "mpi/error.h"
 
 enum {
@@ -65,13 +65,6 @@ struct evaluate_options evaluate_defaults(void)
         .fewshot = -1,
         .max_new = -1,
     };
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ---- tokens ------------------------------------------------------------------------------------
@@ -471,7 +464,7 @@ static int finish_job(struct work *work, struct job *job)
     if (work->options->progress) {
         struct evaluate_progress progress = {work->task->name, work->n_started,
                                              work->n_items,    work->n_records,
-                                             work->n_correct,  now() - work->start};
+                                             work->n_correct,  clock_seconds() - work->start};
         work->options->progress(work->options->progress_context, &progress);
     }
     return 0;
@@ -741,9 +734,9 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
     }
     if (status || options->check_only)
         goto done;
-    work.start = now();
+    work.start = clock_seconds();
     int mine = run_items(&work, model, &stats);
-    double seconds = now() - work.start;
+    double seconds = clock_seconds() - work.start;
     status = comm_agree(comm, mine);
     if (status)
         goto done;

@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "eval/gather.h"
 #include "eval/items.h"
 #include "eval/jsonl.h"
+#include "mpi/clock.h"
 #include "mpi/error.h"
 
 struct given {
@@ -254,18 +254,11 @@ static int make_result(struct given *g, const char *path, struct task_result *re
     return 0;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 int given_grade(const struct task *task, const char *path, const struct given_options *options,
                 struct task_result *result, size_t *n_missing)
 {
     struct given g = {.options = options};
-    const double start = now();
+    const double start = clock_seconds();
     int status = -1;
 
     *result = evaluate_no_result();
@@ -275,7 +268,7 @@ int given_grade(const struct task *task, const char *path, const struct given_op
             task->name);
     if (open_items(&g, task) || grade_rows(&g, path) || make_result(&g, path, result, n_missing))
         goto done;
-    result->seconds = now() - start;
+    result->seconds = clock_seconds() - start;
     result->tokens_per_second = 0;
     status = 0;
 done:

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "mpi/error.h"
+#include "mpi/hash.h"
 
 enum {
     MIN_WORDS = 4,
@@ -26,18 +27,6 @@ static bool is_blank(char c)
     return isspace((unsigned char)c);
 }
 
-/* FNV-1a with a final mix, so that the low digits are even. */
-static uint64_t hash_bytes(const char *p, size_t n)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ (unsigned char)p[i]) * 0x100000001b3u;
-    h ^= h >> 33;
-    h *= 0xff51afd7ed558ccdu;
-    return h ^ (h >> 33);
-}
-
 static struct phrase phrase_of(const char *text)
 {
     struct phrase p;
@@ -51,7 +40,7 @@ static struct phrase phrase_of(const char *text)
     p.n_words = 0;
     for (size_t i = 0; i < p.length; i++)
         p.n_words += !is_blank(text[i]) && (i == 0 || is_blank(text[i - 1]));
-    p.hash = hash_bytes(text, p.length);
+    p.hash = hash_mixed(text, p.length);
     return p;
 }
 

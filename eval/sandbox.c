@@ -10,10 +10,10 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "eval/jail.h"
+#include "mpi/clock.h"
 #include "mpi/error.h"
 
 enum { TAIL = 2048, MAX_WORKERS = 256, FDS_PER_CELL = 4 };
@@ -85,13 +85,6 @@ void sandbox_result_free(struct sandbox_result *result)
     memset(result, 0, sizeof *result);
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* ---- lists -------------------------------------------------------------------------------------
  */
 
@@ -145,7 +138,7 @@ static void report(struct sandbox *s, struct entry *entry)
 static void start_cell(struct sandbox *s, struct cell *cell, struct entry *entry)
 {
     cell->entry = entry;
-    cell->start = now();
+    cell->start = clock_seconds();
     cell->next_watch = cell->start + watch_after;
     cell->killed = cell->ended = false;
     cell->n_output = cell->n_tail = 0;
@@ -222,7 +215,7 @@ static void finish_cell(struct sandbox *s, struct cell *cell)
     read_output(s, cell);
     const int status = jail_reap(&cell->inmate);
     result->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    result->seconds = now() - cell->start;
+    result->seconds = clock_seconds() - cell->start;
     const bool finished = take_token(cell);
     if (cell->killed)
         result->outcome = cell->verdict;
@@ -345,7 +338,7 @@ static void poll_once(struct sandbox *s, struct pollfd *fds)
         fds[n++] = (struct pollfd){cell->inmate.output, POLLIN, 0};
         fds[n++] = (struct pollfd){cell->inmate.info, POLLIN, 0};
     }
-    poll(fds, n, wait_time(s, now()));
+    poll(fds, n, wait_time(s, clock_seconds()));
     if (fds[0].revents & POLLIN) {
         uint64_t count;
         if (read(s->wake, &count, sizeof count) < 0)
@@ -360,7 +353,7 @@ static void *supervise(void *context)
 
     while (hand_out(s)) {
         poll_once(s, fds);
-        const double time = now();
+        const double time = clock_seconds();
         for (size_t i = 0; i < s->n_cells; i++) {
             struct cell *cell = &s->cells[i];
             if (!cell->entry)

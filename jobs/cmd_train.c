@@ -18,6 +18,7 @@
 #include "model/identity.h"
 #include "model/shapes.h"
 #include "mpi/error.h"
+#include "mpi/hash.h"
 #include "mpi/signals.h"
 #include "mpi/text.h"
 #include "mpi/threads.h"
@@ -135,16 +136,6 @@ static int open_factors(struct run *run)
 
 /* ---- what decides the run ----------------------------------------------------------------------
  */
-
-/* FNV-1a: tells a task that was changed between two runs. */
-static uint64_t hash_text(const char *text)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-
-    for (; text && *text; text++)
-        h = (h ^ (unsigned char)*text) * 0x100000001b3u;
-    return h;
-}
 
 static char *settings_text(const struct run *run)
 {

@@ -3,9 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "model/adapter_svf.h"
+#include "mpi/clock.h"
 #include "mpi/error.h"
 #include "mpi/text.h"
 #include "solver/engine_product.h"
@@ -104,13 +104,6 @@ double train_plan_step(const struct train_plan *plan, const struct train_options
     return (1 + kl) * plan->flops_per_token * (double)tokens * (double)prompts / flops + *reduce;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 double train_plan_measure(enum element element, enum isa isa, int n_threads)
 {
     enum { SIDE = 2048, ROWS = 256 };
@@ -125,10 +118,10 @@ double train_plan_measure(enum element element, enum isa isa, int n_threads)
         goto done;
     for (size_t i = 0; i < SIDE; i += 16)
         matrix_pack_rows(&m, i, 16, row);
-    for (const double start = now(); now() - start < 0.5;) {
-        const double begin = now();
+    for (const double start = clock_seconds(); clock_seconds() - start < 0.5;) {
+        const double begin = clock_seconds();
         matrix_product(kernels, y, SIDE, x, SIDE, ROWS, &m, 0, m.n_panels, false, team);
-        best = fmax(best, 2.0 * SIDE * SIDE * ROWS / (now() - begin));
+        best = fmax(best, 2.0 * SIDE * SIDE * ROWS / (clock_seconds() - begin));
     }
 done:
     matrix_free(&m);

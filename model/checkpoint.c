@@ -13,6 +13,7 @@
 #include "model/gguf.h"
 #include "model/layout.h"
 #include "mpi/error.h"
+#include "mpi/hash.h"
 
 struct checkpoint {
     char *path;
@@ -299,7 +300,7 @@ void checkpoint_release(const struct checkpoint *ck, const struct tensor *t)
 }
 
 /* Pages are given back piece by piece: an identity must not make a large model resident. */
-static int hash_bytes(EVP_MD_CTX *hash, const struct tensor *t)
+static int digest_bytes(EVP_MD_CTX *hash, const struct tensor *t)
 {
     enum { PIECE = 8 << 20 };
     const uint8_t *data = t->data;
@@ -324,7 +325,7 @@ static int hash_number(EVP_MD_CTX *hash, uint64_t x)
     return EVP_DigestUpdate(hash, bytes, sizeof bytes) == 1 ? 0 : -1;
 }
 
-static int hash_text(EVP_MD_CTX *hash, const char *text)
+static int digest_text(EVP_MD_CTX *hash, const char *text)
 {
     return EVP_DigestUpdate(hash, text, strlen(text) + 1) == 1 ? 0 : -1;
 }
@@ -332,21 +333,18 @@ static int hash_text(EVP_MD_CTX *hash, const char *text)
 uint64_t checkpoint_fingerprint(const struct checkpoint *ck)
 {
     enum { PIECE = 64 };
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+    uint64_t hash = HASH_START;
 
     for (size_t i = 0; i < ck->n_tensors; i++) {
         const struct tensor *t = &ck->tensors[i];
-        for (const char *c = t->name; *c; c++)
-            hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
-        hash = (hash ^ (uint64_t)t->type) * 0x100000001b3u;
+        hash = hash_bytes(hash, t->name, strlen(t->name));
+        hash = hash_value(hash, (uint64_t)t->type);
         for (size_t d = 0; d < t->n_dims; d++)
-            hash = (hash ^ (uint64_t)t->shape[d]) * 0x100000001b3u;
-        hash = (hash ^ (uint64_t)t->n_bytes) * 0x100000001b3u;
+            hash = hash_value(hash, (uint64_t)t->shape[d]);
+        hash = hash_value(hash, (uint64_t)t->n_bytes);
         /* A piece from the middle: fine-tuned copies differ in nothing else. */
-        const unsigned char *bytes = t->data;
-        const size_t n = t->n_bytes < PIECE ? t->n_bytes : PIECE, at = (t->n_bytes - n) / 2;
-        for (size_t b = at; b < at + n; b++)
-            hash = (hash ^ bytes[b]) * 0x100000001b3u;
+        const size_t n = t->n_bytes < PIECE ? t->n_bytes : PIECE;
+        hash = hash_bytes(hash, (const char *)t->data + (t->n_bytes - n) / 2, n);
     }
     return hash;
 }
@@ -358,7 +356,7 @@ int checkpoint_tensor_digest(const struct checkpoint *ck, size_t i,
     int result = 0;
 
     if (!hash || EVP_DigestInit_ex(hash, EVP_sha256(), NULL) != 1 ||
-        hash_bytes(hash, &ck->tensors[i]) != 0 || EVP_DigestFinal_ex(hash, digest, NULL) != 1)
+        digest_bytes(hash, &ck->tensors[i]) != 0 || EVP_DigestFinal_ex(hash, digest, NULL) != 1)
         result = error_set("%s: the SHA-256 of tensor %s failed", ck->path, ck->tensors[i].name);
     EVP_MD_CTX_free(hash);
     return result;
@@ -375,7 +373,7 @@ int checkpoint_identity_from_digests(const struct checkpoint *ck, const uint8_t 
         goto done;
     for (size_t i = 0; i < ck->n_tensors; i++) {
         const struct tensor *t = &ck->tensors[i];
-        if (hash_text(hash, t->name) != 0 || hash_text(hash, tensor_type_name(t->type)) != 0 ||
+        if (digest_text(hash, t->name) != 0 || digest_text(hash, tensor_type_name(t->type)) != 0 ||
             hash_number(hash, t->n_dims) != 0)
             goto done;
         for (size_t j = 0; j < t->n_dims; j++)

@@ -105,3 +105,11 @@ void config_free(struct model_config *config)
     free(config->rope.frequency_factors);
     config->rope.frequency_factors = NULL;
 }
+
+bool config_is_eos(const struct model_config *config, int32_t id)
+{
+    for (size_t i = 0; i < config->n_eos; i++)
+        if (config->eos_ids[i] == id)
+            return true;
+    return false;
+}

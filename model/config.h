@@ -62,6 +62,9 @@ int config_parse_gguf(struct model_config *config, const struct gguf *gguf);
  * source in errors. 0, or -1 with error_set. */
 int config_check(const struct model_config *config, const char *file);
 
+/* Does this token end the text? */
+bool config_is_eos(const struct model_config *config, int32_t id);
+
 /* "llama", "mistral", "qwen2", "qwen3"; "default", "linear", "llama3", "yarn" */
 const char *family_name(enum family family);
 const char *rope_kind_name(enum rope_kind kind);

@@ -272,16 +272,14 @@ done:
 
 int expert_read(struct expert *expert, const char *path)
 {
-    H5E_auto2_t function;
-    void *data;
+    struct h5_quiet quiet;
     int status = -1;
 
     memset(expert, 0, sizeof *expert);
     hid_t file = h5_open(path);
     if (file < 0)
         return -1;
-    H5Eget_auto2(H5E_DEFAULT, &function, &data);
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    h5_quiet_begin(&quiet);
     error_set("cannot be read: the file is damaged");
     if (read_all(expert, file) != 0)
         error_prefix("%s", path);
@@ -289,7 +287,7 @@ int expert_read(struct expert *expert, const char *path)
         error_set("out of memory");
     else
         status = 0;
-    H5Eset_auto2(H5E_DEFAULT, function, data);
+    h5_quiet_end(&quiet);
     h5_close(file);
     if (status != 0)
         expert_free(expert);

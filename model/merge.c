@@ -1,11 +1,12 @@
 #include "model/merge.h"
 
-#include <Random123/philox.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/rng.h"
 #include "mpi/error.h"
+#include "mpi/hash.h"
 #include "solver/engine_product.h"
 #include "solver/engine_train.h"
 
@@ -108,10 +109,7 @@ struct job {
 static uint32_t random_bits(const struct job *j, size_t element)
 {
     const uint64_t index = element / 8;
-    const philox4x32_ctr_t counter = {{(uint32_t)j->stream, (uint32_t)(j->stream >> 32),
-                                       (uint32_t)index, (uint32_t)(index >> 32)}};
-    const philox4x32_key_t key = {{(uint32_t)j->seed, (uint32_t)(j->seed >> 32)}};
-    const philox4x32_ctr_t out = philox4x32(counter, key);
+    const philox4x32_ctr_t out = rng_block(j->seed, j->stream, index);
     return out.v[element % 8 / 2] >> 16 * (element % 2) & 0xffffu;
 }
 
@@ -177,15 +175,6 @@ static int read_factor(const struct merge *merge, const struct factors_matrix *f
     return status;
 }
 
-static uint64_t hash_name(const char *name)
-{
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
-
-    for (; *name; name++)
-        h = (h ^ (unsigned char)*name) * 0x100000001b3u;
-    return h;
-}
-
 /* z - 1; *any: is one of them not 0? */
 static float *changes(const struct expert_parameter *z, bool *any)
 {
@@ -230,7 +219,7 @@ int merge_apply(const struct merge *merge, const struct tensor *t, float *weight
     job.r = rank_of(&m->module);
     job.n_vectors = job.wide ? job.n_columns : job.n_rows;
     job.round = element == ELEMENT_BF16;
-    job.stream = hash_name(t->name);
+    job.stream = hash_text(t->name);
     job.ld = round_up(job.r, KERNEL_K_STEP);
     const size_t bytes = n_threads * MERGE_ROWS * job.ld * sizeof(float);
     job.x = malloc(bytes);

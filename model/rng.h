@@ -5,14 +5,19 @@
 #include <Random123/philox.h>
 #include <stdint.h>
 
+/* 128 random bits for (seed; stream, index). */
+static inline philox4x32_ctr_t rng_block(uint64_t seed, uint64_t stream, uint64_t index)
+{
+    const philox4x32_ctr_t counter = {
+        {(uint32_t)stream, (uint32_t)(stream >> 32), (uint32_t)index, (uint32_t)(index >> 32)}};
+    const philox4x32_key_t key = {{(uint32_t)seed, (uint32_t)(seed >> 32)}};
+    return philox4x32(counter, key);
+}
+
 /* A uniform number in [0, 1) with 24 bits, for (seed; stream, index). */
 static inline float rng_uniform(uint64_t seed, uint64_t stream, uint64_t index)
 {
-    philox4x32_ctr_t counter = {
-        {(uint32_t)stream, (uint32_t)(stream >> 32), (uint32_t)index, (uint32_t)(index >> 32)}};
-    philox4x32_key_t key = {{(uint32_t)seed, (uint32_t)(seed >> 32)}};
-    philox4x32_ctr_t out = philox4x32(counter, key);
-    return (float)(out.v[0] >> 8) * 0x1p-24f;
+    return (float)(rng_block(seed, stream, index).v[0] >> 8) * 0x1p-24f;
 }
 
 #endif

@@ -11,12 +11,12 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "model/forward.h"
 #include "model/model_internal.h"
 #include "model/rng.h"
 #include "model/sample.h"
+#include "mpi/clock.h"
 #include "mpi/error.h"
 
 enum { LINGERING = 16 };
@@ -73,13 +73,6 @@ struct scheduler {
 struct scheduler_options scheduler_defaults(void)
 {
     return (struct scheduler_options){.batch = 64, .chunk = 512, .share_prefix = true};
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ---- sequences ---------------------------------------------------------------------------------
@@ -359,15 +352,6 @@ static bool meets_stop(const struct scheduler *s, struct sequence *q, int32_t id
     return find_stop(&q->request, q->tail, q->n_tail, from) != SIZE_MAX;
 }
 
-static bool is_eos(const struct scheduler *s, int32_t id)
-{
-    const struct model_config *c = &s->model->config;
-    for (size_t i = 0; i < c->n_eos; i++)
-        if (c->eos_ids[i] == id)
-            return true;
-    return false;
-}
-
 /* Hands an answer to the client. */
 static int finish(struct scheduler *s, struct sequence *q, enum finish how)
 {
@@ -412,10 +396,10 @@ static int take_token(struct scheduler *s, struct sequence *q, const struct head
         id = sample_token(&r->sampling, logits, s->model->config.vocab_size,
                           rng_uniform(r->sampling.seed, r->stream, index), s->scratch);
     if (index == 0 && s->stats->first_token_seconds == 0)
-        s->stats->first_token_seconds = now() - s->start;
+        s->stats->first_token_seconds = clock_seconds() - s->start;
     s->stats->generated_tokens++;
     *over = true;
-    if (!r->ignore_eos && is_eos(s, id))
+    if (!r->ignore_eos && config_is_eos(&s->model->config, id))
         return finish(s, q, FINISH_EOS);
     q->tokens[q->n_tokens++] = id;
     q->sum_logprob += (double)logits[id] - result->log_sum;
@@ -628,7 +612,7 @@ int scheduler_run(struct model *model, const struct tokenizer *tokenizer,
                           .options = *options,
                           .client = client,
                           .stats = stats ? stats : &unused,
-                          .start = now()};
+                          .start = clock_seconds()};
     int status = -1;
 
     memset(s.stats, 0, sizeof *s.stats);
@@ -644,7 +628,7 @@ int scheduler_run(struct model *model, const struct tokenizer *tokenizer,
     }
     status = 0;
 done:
-    s.stats->seconds = now() - s.start;
+    s.stats->seconds = clock_seconds() - s.start;
     scheduler_destroy(&s);
     return status;
 }

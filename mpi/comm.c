@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "mpi/error.h"
+#include "mpi/hash.h"
 
 static bool env_is(const char *name, const char *value)
 {
@@ -95,13 +96,9 @@ int comm_agree(const struct comm *comm, int status)
 
 bool comm_same(const struct comm *comm, const void *bytes, size_t n_bytes)
 {
-    const unsigned char *byte = bytes;
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
-
     if (comm->size == 1)
         return true;
-    for (size_t i = 0; i < n_bytes; i++)
-        hash = (hash ^ byte[i]) * 0x100000001b3u;
+    const uint64_t hash = hash_bytes(HASH_START, bytes, n_bytes);
     uint64_t pair[2] = {hash, ~hash}; /* maximum, and minimum as the complement's maximum */
     MPI_Allreduce(MPI_IN_PLACE, pair, 2, MPI_UINT64_T, MPI_MAX, comm->handle);
     return pair[0] == ~pair[1];

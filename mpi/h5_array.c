@@ -1,32 +1,16 @@
 #include "mpi/h5_array.h"
 
 #include "mpi/error.h"
-
-/* HDF5 without its own error messages. */
-struct quiet {
-    H5E_auto2_t function;
-    void *data;
-};
-
-static void quiet_begin(struct quiet *quiet)
-{
-    H5Eget_auto2(H5E_DEFAULT, &quiet->function, &quiet->data);
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-}
-
-static void quiet_end(const struct quiet *quiet)
-{
-    H5Eset_auto2(H5E_DEFAULT, quiet->function, quiet->data);
-}
+#include "mpi/h5.h"
 
 static int put(hid_t group, const char *name, hid_t type, const void *values, size_t n_rows,
                size_t n_columns)
 {
     const hsize_t shape[2] = {n_rows, n_columns};
-    struct quiet quiet;
+    struct h5_quiet quiet;
     int status = -1;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t space = H5Screate_simple(n_columns ? 2 : 1, shape, NULL);
     hid_t dataset =
         space < 0 ? -1
@@ -38,7 +22,7 @@ static int put(hid_t group, const char *name, hid_t type, const void *values, si
         H5Dclose(dataset);
     if (space >= 0)
         H5Sclose(space);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     return status ? error_set("HDF5 cannot write the dataset %s", name) : 0;
 }
 
@@ -93,24 +77,24 @@ static hid_t open_real(hid_t group, const char *name, size_t *n_rows, size_t *n_
 
 bool h5_shape(hid_t group, const char *name, size_t *n_rows, size_t *n_columns)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t dataset = open_real(group, name, n_rows, n_columns);
     if (dataset >= 0)
         H5Dclose(dataset);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     return dataset >= 0;
 }
 
 static int get(hid_t group, const char *name, hid_t type, void *values, size_t n_rows,
                size_t n_columns)
 {
-    struct quiet quiet;
+    struct h5_quiet quiet;
     size_t rows, columns;
     int status = -1;
 
-    quiet_begin(&quiet);
+    h5_quiet_begin(&quiet);
     hid_t dataset = open_real(group, name, &rows, &columns);
     if (dataset < 0)
         error_set("there is no dataset %s of real numbers", name);
@@ -123,7 +107,7 @@ static int get(hid_t group, const char *name, hid_t type, void *values, size_t n
         status = 0;
     if (dataset >= 0)
         H5Dclose(dataset);
-    quiet_end(&quiet);
+    h5_quiet_end(&quiet);
     return status;
 }
 

@@ -3,21 +3,13 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "mpi/clock.h"
 #include "mpi/text.h"
 
 static const double redraw_seconds = 0.1, line_seconds = 10.0;
 enum { BAR_COLUMNS = 24, MAX_COLUMNS = 160 };
-
-static double clock_seconds(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static bool locale_is_unicode(void)
 {

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "mpi/clock.h"
 #include "mpi/error.h"
 #include "solver/eigen.h"
 #include "solver/svd_internal.h"
@@ -382,10 +382,9 @@ int svd_solve_hooked(const struct crew *crew, struct arena *arena, const struct 
         .factor = factor,
         .known_residual = -1};
     struct svd_work *w = &s.work;
-    struct timespec start, end;
+    const double start = clock_seconds();
     int status;
 
-    clock_gettime(CLOCK_MONOTONIC, &start);
     *report = (struct svd_report){.wide = source->n_rows < source->n_columns};
     report->flops = svd_flops(source->n_rows, source->n_columns);
     w->wide = report->wide;
@@ -416,9 +415,7 @@ int svd_solve_hooked(const struct crew *crew, struct arena *arena, const struct 
             sigma[i] = sqrt(s.values[i]) / w->scale;
     crew_wait(crew);
 done:
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    report->seconds =
-        (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec);
+    report->seconds = clock_seconds() - start;
     arena->used = used;
     return status;
 }

@@ -9,7 +9,9 @@
 #include <time.h>
 
 #include "eval/items.h"
+#include "mpi/clock.h"
 #include "mpi/error.h"
+#include "mpi/hash.h"
 #include "mpi/ordered_sum.h"
 #include "mpi/progress.h"
 #include "mpi/share.h"
@@ -18,13 +20,6 @@
 #include "train/guard.h"
 #include "train/rollout.h"
 #include "train/rollout_order.h"
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* One answer's figures, as every rank gets them. */
 struct record {
@@ -74,11 +69,11 @@ struct run {
 static int save(struct run *run)
 {
     const struct trainer *t = run->t;
-    const double start = now();
+    const double start = clock_seconds();
     const int status =
         t->state_path ? train_state_write(run->state, t->settings, t->state_path) : 0;
 
-    run->last_save = now();
+    run->last_save = clock_seconds();
     run->save_seconds = run->last_save - start;
     if (status == 0)
         run->saved_step = run->state->step;
@@ -137,15 +132,6 @@ static bool anyone_asked(const struct run *run)
 
 /* ---- shards -------------------------------------------------------------------------------------
  */
-
-static uint64_t hash_text(const char *text)
-{
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
-
-    for (; *text; text++)
-        h = (h ^ (unsigned char)*text) * 0x100000001b3u;
-    return h;
-}
 
 static void record_answers(struct run *run, const struct shard *shard)
 {
@@ -228,32 +214,15 @@ static int work_roll_out(struct run *run, struct own_shard *own)
                           &run->sums[own->shard.number]);
 }
 
-/* Every rank gets all answers' figures. Each record is one rank's: the others add zeros. */
+/* Every rank gets all answers' figures. Each record is one rank's: the others' bits are zero. */
 static void share_records(struct run *run)
 {
+    enum { WORDS = sizeof(struct record) / sizeof(uint64_t) };
     const struct comm *comm = run->t->comm;
 
-    if (comm->size == 1)
-        return;
-    double *numbers = (double *)(void *)run->advantages; /* free until they are worked out */
-    uint64_t *hashes = (uint64_t *)(void *)numbers;
-    const size_t n = run->n_answers;
-    for (int field = 0; field < 3; field++) {
-        for (size_t i = 0; i < n; i++)
-            numbers[i] = field == 0   ? run->records[i].reward
-                         : field == 1 ? run->records[i].correct
-                                      : run->records[i].length;
-        MPI_Allreduce(MPI_IN_PLACE, numbers, (int)n, MPI_DOUBLE, MPI_SUM, comm->handle);
-        for (size_t i = 0; i < n; i++)
-            *(field == 0   ? &run->records[i].reward
-              : field == 1 ? &run->records[i].correct
-                           : &run->records[i].length) = numbers[i];
-    }
-    for (size_t i = 0; i < n; i++)
-        hashes[i] = run->records[i].hash;
-    MPI_Allreduce(MPI_IN_PLACE, hashes, (int)n, MPI_UINT64_T, MPI_SUM, comm->handle);
-    for (size_t i = 0; i < n; i++)
-        run->records[i].hash = hashes[i];
+    if (comm->size > 1)
+        MPI_Allreduce(MPI_IN_PLACE, run->records, (int)run->n_answers * WORDS, MPI_UINT64_T,
+                      MPI_BOR, comm->handle);
 }
 
 /* ---- rollout log --------------------------------------------------------------------------------
@@ -366,7 +335,7 @@ static int apply_gradients(struct run *run, double n, struct train_point *point)
     size_t *numbers = malloc((run->n_own + 1) * sizeof *numbers);
     const float **mine = malloc((run->n_own + 1) * sizeof *mine);
     int status = numbers && mine ? 0 : error_set("out of memory");
-    const double start = now();
+    const double start = clock_seconds();
 
     for (size_t i = 0; status == 0 && i < run->n_own; i++) {
         numbers[i] = run->own[i].shard.number;
@@ -380,7 +349,7 @@ static int apply_gradients(struct run *run, double n, struct train_point *point)
     free(mine);
     if (status)
         return status;
-    point->seconds_reduce += now() - start;
+    point->seconds_reduce += clock_seconds() - start;
     for (size_t i = 0; i < s->n; i++)
         run->gradient[i] = (float)(run->total[i] / n);
     point->gradient_norm = clip_by_norm(run->gradient, s->n, o->clip_norm);
@@ -443,7 +412,7 @@ static int step_run(struct run *run)
     const struct train_options *o = &run->t->options;
     struct train_state *s = run->state;
     struct train_point point = {0};
-    const double start = now();
+    const double start = clock_seconds();
     const bool two_phases =
         o->objective == TRAIN_REINFORCE && (o->baseline == BASELINE_MEAN || o->inner_steps > 1);
 
@@ -505,7 +474,7 @@ static int step_run(struct run *run)
     point.kl = sums.n_tokens > 0 ? sums.kl / sums.n_tokens : 0;
     point.entropy = sums.n_tokens > 0 ? sums.entropy / sums.n_tokens : 0;
     point.one_answer_share = one_answer_share(run);
-    const double seconds = now() - start, n_ranks = run->t->comm->size;
+    const double seconds = clock_seconds() - start, n_ranks = run->t->comm->size;
     point.tokens_per_second = seconds > 0 ? sums.n_rows / seconds : 0;
     point.seconds_rollout = sums.seconds_rollout / n_ranks;
     point.seconds_gradient = sums.seconds_gradient / n_ranks;
@@ -727,7 +696,7 @@ static bool checkpoint_is_due(const struct run *run)
         return false;
     if (every > 0)
         return run->state->step % every == 0;
-    return now() - run->last_save >= 50 * run->save_seconds;
+    return clock_seconds() - run->last_save >= 50 * run->save_seconds;
 }
 
 /* Before the next step: validation, checkpoint, patience, the guard. *over: no further step. */

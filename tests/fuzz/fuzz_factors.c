@@ -1,7 +1,6 @@
 /* The factor file reader on HDF5 files that are well-formed but for what they say: the input picks
  * attributes, names, links, types, shapes, layouts and values. (Bytes that are no proper HDF5 at
  * all would test libhdf5, whose 1.10 loops for ever on some.) */
-#include <fcntl.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,55 +11,14 @@
 
 #include "model/factors.h"
 #include "mpi/h5.h"
+#include "tests/fuzz/h5_feed.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-struct feed {
-    const uint8_t *data;
-    size_t n;
-};
-
-/* 0 .. n - 1; 0 when the input has ended: the usual choice comes first everywhere. */
-static size_t take(struct feed *feed, size_t n)
-{
-    if (feed->n == 0)
-        return 0;
-    feed->n--;
-    return *feed->data++ % n;
-}
-
-static const char *take_text(struct feed *feed)
-{
-    static char text[64];
-    size_t n = take(feed, sizeof text);
-
-    memset(text, 0, sizeof text);
-    for (size_t i = 0; i < n; i++)
-        text[i] = (char)take(feed, 256);
-    return text;
-}
 
 static double take_real(struct feed *feed, double usual)
 {
     const double values[] = {usual, 0, -1, NAN, INFINITY, 1e300, -1e300, 1e-320};
     return values[take(feed, 16) % 8];
-}
-
-/* The usual text nearly always. */
-static void put_text(struct feed *feed, hid_t object, const char *name, const char *usual)
-{
-    switch (take(feed, 16)) {
-    case 1:
-        return;
-    case 2:
-        h5_put_text(object, name, take_text(feed));
-        return;
-    case 3:
-        h5_put_int(object, name, 1);
-        return;
-    default:
-        h5_put_text(object, name, usual);
-    }
 }
 
 static void put_real(struct feed *feed, hid_t object, const char *name)
@@ -240,21 +198,6 @@ static void put_layers(struct feed *feed, hid_t file)
             H5Gclose(layer);
     }
     H5Gclose(layers);
-}
-
-/* A file with a name: HDF5 cannot open one without. */
-static void write_file(hid_t file, const char *path)
-{
-    H5Fflush(file, H5F_SCOPE_GLOBAL);
-    ssize_t n = H5Fget_file_image(file, NULL, 0);
-    char *bytes = n > 0 ? malloc((size_t)n) : NULL;
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-
-    if (!bytes || fd < 0 || H5Fget_file_image(file, bytes, (size_t)n) != n ||
-        write(fd, bytes, (size_t)n) != n)
-        abort();
-    close(fd);
-    free(bytes);
 }
 
 static void use(const char *path)
