@@ -68,6 +68,9 @@ static char *cls_names(const struct domains *domains)
     return NULL;
 }
 
+static int load_list(const char *names, const char *option, const char *model, const char *domains,
+                     bool cls, struct task *tasks, size_t max, size_t *n_tasks);
+
 /* The task `cls` of the tasks `names` ("a,b"; empty: those that the file of domains names). */
 static int load_cls(const char *names, const char *option, const char *model, const char *given,
                     struct task *task)
@@ -82,7 +85,7 @@ static int load_cls(const char *names, const char *option, const char *model, co
         goto done;
     if (!*names && !(names = joined = cls_names(&domains)))
         goto done;
-    if (task_list_load(names, option, model, sources, CLS_MAX_TASKS, &n) == 0) {
+    if (load_list(names, option, model, NULL, false, sources, CLS_MAX_TASKS, &n) == 0) {
         status = cls_task(&domains, sources, n, true, task);
         n = 0; /* cls_task's */
     }
@@ -103,6 +106,13 @@ int task_list_load(const char *names, const char *option, const char *model, str
 
 int task_list_load_with(const char *names, const char *option, const char *model,
                         const char *domains, struct task *tasks, size_t max, size_t *n_tasks)
+{
+    return load_list(names, option, model, domains, true, tasks, max, n_tasks);
+}
+
+/* cls: it may be among the names. */
+static int load_list(const char *names, const char *option, const char *model, const char *domains,
+                     bool cls, struct task *tasks, size_t max, size_t *n_tasks)
 {
     char beside[PATH_MAX], own[PATH_MAX + sizeof "/tasks"], name[PATH_MAX];
     const char *const folders[] = {beside, T2_SOURCE_DATA "/tasks", T2_INSTALL_DATA "/tasks", own,
@@ -131,6 +141,8 @@ int task_list_load_with(const char *names, const char *option, const char *model
             return error_set("%s: at most %zu task%s in one run", option, max, max == 1 ? "" : "s");
         struct task *task = &tasks[*n_tasks];
         if (strcmp(name, "cls") == 0 || strncmp(name, "cls:", 4) == 0) {
+            if (!cls)
+                return error_set("%s: cls cannot be made of cls", option);
             if (load_cls(name[3] ? p - n + 4 : "", option, model, domains, task) != 0)
                 return -1;
             p += name[3] ? strlen(p) : 0;

@@ -50,6 +50,8 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
 #define s (*settings)
     const struct option_spec rows[] = {
         {"task", 'T', OPTION_STRING, &s.task, "NAME", .help = "a task's name, or an .ini file"},
+        {"domains", 0, OPTION_STRING, &s.domains, "FILE.ini",
+         .help = "of the task cls (default: adapt.ini in MODEL, else t2's)"},
         {"out", 'o', OPTION_STRING, &s.out, "FILE.h5",
          .help = "the expert; FILE.h5.state holds the training until it is finished"},
         {"factors", 'f', OPTION_STRING, &s.factors, "FILE.h5",
@@ -285,9 +287,9 @@ int train_settings_read(const struct train_settings *s, struct option_spec *tabl
 static bool decides(const char *name)
 {
     static const char *const others[] = {
-        "task",        "out",        "factors",    "resume",   "checkpoint-every", "data",
-        "rollout-log", "isa",        "threads",    "plan",     "model-shape",      "plan-tokens",
-        "quiet",       "test-split", "test-limit", "recompute"};
+        "task",        "domains",     "out",        "factors",    "resume",   "checkpoint-every",
+        "data",        "rollout-log", "isa",        "threads",    "plan",     "model-shape",
+        "plan-tokens", "quiet",       "test-split", "test-limit", "recompute"};
 
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(name, others[i]) == 0)
