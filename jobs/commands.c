@@ -10,6 +10,7 @@ const struct command *const commands[] = {
     &command_train,
     &command_export,
     &command_inspect,
+    &command_analyze,
     &command_data,
     NULL,
 };
