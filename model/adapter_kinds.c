@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/adapter_ia3.h"
+#include "model/adapter_lora.h"
 #include "model/adapter_svf.h"
 #include "model/model_internal.h"
 #include "mpi/error.h"
@@ -84,7 +86,8 @@ static const struct adapter_kind svf = {
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-const struct adapter_kind *const adapter_kinds[] = {&svf, NULL};
+const struct adapter_kind *const adapter_kinds[] = {&svf, &adapter_kind_lora, &adapter_kind_dora,
+                                                    &adapter_kind_ia3, NULL};
 
 const struct adapter_kind *adapter_kind_find(const char *name)
 {
