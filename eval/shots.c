@@ -10,27 +10,8 @@
 
 enum { STREAM_SHOTS = (1 << 30) + 1 }; /* apart from items' and few-shot examples' */
 
-/* ---- choosing and encoding ---------------------------------------------------------------------
+/* ---- encoding ---------------------------------------------------------------------
  */
-
-static int choose_rows(uint64_t seed, size_t n_rows, size_t n, size_t *rows)
-{
-    size_t *order = malloc((n_rows + 1) * sizeof *order);
-
-    if (!order)
-        return error_set("out of memory");
-    for (size_t i = 0; i < n_rows; i++)
-        order[i] = i;
-    for (size_t i = 0; i < n; i++) {
-        const double u = (double)rng_uniform(seed, STREAM_SHOTS, i);
-        const size_t j = i + (size_t)(u * (double)(n_rows - i)), kept = order[i];
-        order[i] = order[j];
-        order[j] = kept;
-        rows[i] = order[i];
-    }
-    free(order);
-    return 0;
-}
 
 static int check_tokens(const struct tokens *tokens, const struct model_config *config,
                         bool generates)
@@ -104,14 +85,13 @@ int shots_open(struct shots *shots, const struct task *task, const struct chat_f
                   task->name, options->n, items->task.split, items->n);
         goto done;
     }
-    rows = malloc(options->n * sizeof *rows);
+    rows = malloc(items->n * sizeof *rows);
     shots->all = calloc(options->n, sizeof *shots->all);
     if (!rows || !shots->all) {
         error_set("out of memory");
         goto done;
     }
-    if (choose_rows(options->seed, items->n, options->n, rows) != 0)
-        goto done;
+    rng_order(options->seed, STREAM_SHOTS, rows, items->n, options->n);
     for (size_t i = 0; i < options->n; i++) {
         shots->n = i + 1;
         if (make_shot(&shots->all[i], items, tokenizer, config, rows[i], options->targets) != 0) {

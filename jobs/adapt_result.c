@@ -50,7 +50,7 @@ static int put_attributes(hid_t file, const struct adapt_result *r)
                : 0;
 }
 
-/* The experts' names and files, the coefficients as used, and the curves. */
+/* The experts' names and files, the coefficients as used. */
 static int put_mixture(hid_t file, const struct adapt_result *r)
 {
     const struct fewshot *f = r->f;
@@ -77,7 +77,7 @@ static int put_mixture(hid_t file, const struct adapt_result *r)
         goto done;
     for (size_t g = 0; g < n_groups; g++)
         texts[g] = expert_set_group_name(set, f->options.per, g, names[g], sizeof names[g]);
-    if (h5_column_texts(group, "groups", texts, n_groups) || adapt_put_curves(group, f))
+    if (h5_column_texts(group, "groups", texts, n_groups))
         goto done;
     status = 0;
 done:
@@ -173,7 +173,8 @@ int adapt_result_write(const struct adapt_result *r, const char *path)
         goto done;
     }
     if ((file = h5_create(path)) < 0 || expert_put(file, &expert) || put_attributes(file, r) ||
-        put_mixture(file, r) || put_shots(file, r) || put_scores(file, r) || h5_write(file, path))
+        put_mixture(file, r) || adapt_put_curves(file, r->f) || put_shots(file, r) ||
+        put_scores(file, r) || h5_write(file, path))
         goto done;
     status = 0;
 done:

@@ -11,19 +11,54 @@
 
 static const char file_kind[] = "t2 adaptation state";
 enum { STATE_VERSION = 1 };
-enum { POINT_COLUMNS = sizeof(struct fewshot_point) / sizeof(double) };
-_Static_assert(sizeof(struct fewshot_point) % sizeof(double) == 0, "a point is a row of doubles");
+/* The columns of the curve. */
+#define COLUMN(member)                                                                             \
+    {                                                                                              \
+#member, offsetof(struct fewshot_point, member)                                            \
+    }
+static const struct {
+    const char *name;
+    size_t offset;
+} columns[] = {COLUMN(best),        COLUMN(best_tie),    COLUMN(mean),
+               COLUMN(least),       COLUMN(most),        COLUMN(n_candidates),
+               COLUMN(n_abandoned), COLUMN(n_evaluated), COLUMN(seconds)};
+#undef COLUMN
+enum { N_COLUMNS = sizeof columns / sizeof *columns };
+_Static_assert(N_COLUMNS == sizeof(struct fewshot_point) / sizeof(double),
+               "every member of a point is a column");
 
-int adapt_put_curves(hid_t group, const struct fewshot *f)
+static double *cell(struct fewshot_point *point, size_t column)
+{
+    return (double *)(void *)((char *)point + columns[column].offset);
+}
+
+static int put_columns(hid_t group, const struct fewshot *f)
 {
     const size_t n = f->search.iteration;
+    double *values = malloc((n + 1) * sizeof *values);
+    int status = values ? 0 : error_set("no memory for the curve of %zu iterations", n);
 
-    return h5_put_doubles(group, "curve", (const double *)f->curve, n, POINT_COLUMNS) ||
-                   h5_put_doubles(group, "means", f->means, n, f->n) ||
+    for (size_t c = 0; status == 0 && c < N_COLUMNS; c++) {
+        for (size_t i = 0; i < n; i++)
+            values[i] = *cell(&f->curve[i], c);
+        status = h5_put_doubles(group, columns[c].name, values, n, 0);
+    }
+    free(values);
+    return status || h5_put_doubles(group, "means", f->means, n, f->n) ||
                    h5_put_doubles(group, "deviations", f->deviations, n, f->n) ||
                    h5_put_doubles(group, "bests", f->bests, n, f->n)
                ? -1
                : 0;
+}
+
+int adapt_put_curves(hid_t file, const struct fewshot *f)
+{
+    hid_t group = h5_group_create(file, "curve");
+    const int status = group < 0 ? -1 : put_columns(group, f);
+
+    if (group >= 0)
+        H5Gclose(group);
+    return status;
 }
 
 int adapt_state_write(const struct fewshot *f, const char *settings, const char *path)
@@ -75,26 +110,47 @@ static int check_head(hid_t file, const char *settings, const char *path)
     return status;
 }
 
-static int read_curves(struct fewshot *f, hid_t file, size_t n)
+static int read_curves(struct fewshot *f, hid_t group, size_t n, double *values)
 {
-    size_t rows = 0, columns = 0;
-
-    /* What the file holds bounds what is allocated for it. */
-    if (!h5_shape(file, "bests", &rows, &columns) || rows != n || columns != f->n)
-        return error_set("the curves do not have %zu rows: the file is damaged", n);
-    if (fewshot_reserve(f, n) != 0 ||
-        h5_get_doubles(file, "curve", (double *)f->curve, n, POINT_COLUMNS) != 0 ||
-        h5_get_doubles(file, "means", f->means, n, f->n) != 0 ||
-        h5_get_doubles(file, "deviations", f->deviations, n, f->n) != 0 ||
-        h5_get_doubles(file, "bests", f->bests, n, f->n) != 0)
+    for (size_t c = 0; c < N_COLUMNS; c++) {
+        if (h5_get_doubles(group, columns[c].name, values, n, 0) != 0)
+            return -1;
+        for (size_t i = 0; i < n; i++) {
+            if (!isfinite(values[i]))
+                return error_set("a number of the curve is not finite");
+            *cell(&f->curve[i], c) = values[i];
+        }
+    }
+    if (h5_get_doubles(group, "means", f->means, n, f->n) != 0 ||
+        h5_get_doubles(group, "deviations", f->deviations, n, f->n) != 0 ||
+        h5_get_doubles(group, "bests", f->bests, n, f->n) != 0)
         return -1;
-    for (size_t i = 0; i < n * POINT_COLUMNS; i++)
-        if (!isfinite(((const double *)f->curve)[i]))
-            return error_set("a number of the curve is not finite");
     for (size_t i = 0; i < n * f->n; i++)
         if (!isfinite(f->means[i]) || !isfinite(f->deviations[i]) || !isfinite(f->bests[i]))
             return error_set("a coefficient of the curve is not finite");
     return 0;
+}
+
+/* The group `curve`, of n iterations. */
+static int open_curves(struct fewshot *f, hid_t file, size_t n)
+{
+    hid_t group =
+        H5Lexists(file, "curve", H5P_DEFAULT) > 0 ? H5Gopen2(file, "curve", H5P_DEFAULT) : -1;
+    size_t rows = 0, width = 0;
+    double *values = NULL;
+    int status = -1;
+
+    /* What the file holds bounds what is allocated for it. */
+    if (group < 0 || !h5_shape(group, "bests", &rows, &width) || rows != n || width != f->n)
+        error_set("the curves do not have %zu rows: the file is damaged", n);
+    else if (!(values = malloc((n + 1) * sizeof *values)))
+        error_set("out of memory");
+    else if (fewshot_reserve(f, n) == 0)
+        status = read_curves(f, group, n, values);
+    free(values);
+    if (group >= 0)
+        H5Gclose(group);
+    return status;
 }
 
 int adapt_state_read(struct fewshot *f, const char *settings, const char *path)
@@ -123,7 +179,7 @@ int adapt_state_read(struct fewshot *f, const char *settings, const char *path)
         error_set("%s: the search has gone on for longer than it may: the file is damaged", path);
         goto done;
     }
-    if (read_curves(f, file, (size_t)numbers[0]) != 0 || search_unpack(&f->search, numbers) != 0) {
+    if (open_curves(f, file, (size_t)numbers[0]) != 0 || search_unpack(&f->search, numbers) != 0) {
         error_prefix("%s", path);
         goto done;
     }

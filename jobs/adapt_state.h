@@ -14,8 +14,8 @@ int adapt_state_write(const struct fewshot *f, const char *settings, const char 
  * first line that differs, a damaged one with a sentence; f is then as it was. */
 int adapt_state_read(struct fewshot *f, const char *settings, const char *path);
 
-/* The curves as datasets of a group; the state's and the result's. */
-int adapt_put_curves(hid_t group, const struct fewshot *f);
+/* The curves as the group `curve` of an open file; the state's and the result's. */
+int adapt_put_curves(hid_t file, const struct fewshot *f);
 
 /* For t2 inspect. */
 bool adapt_state_is_file(const char *path);

@@ -9,6 +9,7 @@ const struct command *const commands[] = {
     &command_decompose,
     &command_train,
     &command_adapt,
+    &command_transfer,
     &command_export,
     &command_inspect,
     &command_data,
