@@ -134,7 +134,8 @@ static int fill_matrix(const struct expert_matrix *from, bool sigmoid,
         return -1;
     float *values = to->parameters[sigmoid].values;
     move_components(o->shape, source, n_from, values, n, neutral(source, n_from, sigmoid));
-    shuffle(&f->module, o->seed, values, n);
+    if (o->order == TRANSFER_SHUFFLED && shuffle(&f->module, o->seed, values, n) != 0)
+        return -1;
     if (sigmoid)
         adapter_svf_sigmoid(f->sigma, values, n, to->parameters[0].values);
     return 0;
