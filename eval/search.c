@@ -409,6 +409,15 @@ static int update_cmaes(struct search *s, const double *points, const size_t *or
     return find_roots(s);
 }
 
+void search_offer(struct search *s, const double *point, struct search_score score)
+{
+    if (s->has_best && !search_better(score, s->best_score))
+        return;
+    s->has_best = true;
+    s->best_score = score;
+    memcpy(s->best, point, s->options.n * sizeof *s->best);
+}
+
 int search_tell(struct search *s, const double *points, size_t n_points,
                 const struct search_score *scores)
 {
@@ -426,11 +435,8 @@ int search_tell(struct search *s, const double *points, size_t n_points,
             goto done;
         }
     search_rank(scores, n_points, order);
-    if (!s->has_best || search_better(scores[order[0]], s->best_score)) {
-        s->has_best = true;
-        s->best_score = scores[order[0]];
-        memcpy(s->best, points + order[0] * n, n * sizeof *s->best);
-    }
+    if (!s->options.offered)
+        search_offer(s, points + order[0] * n, scores[order[0]]);
     status = 0;
     if (s->options.method == SEARCH_CEM)
         update_cem(s, points, order);

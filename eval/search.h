@@ -40,6 +40,7 @@ struct search_options {
     double floor;        /* cem: smallest standard deviation of a coordinate; cmaes: of a step */
     double smoothing;    /* cem: share of the old mean and deviation in the new ones */
     bool keep_best;      /* cem, cmaes: point 0 is the best so far (at first the start) */
+    bool offered;        /* the best is what search_offer says, not what search_tell saw */
     size_t grid;         /* points along a side of the grid, >= 2 */
     size_t simplex;      /* grid: > 0: coordinates in rows of so many, each row summing to 1 */
     uint64_t seed;
@@ -75,6 +76,9 @@ size_t search_ask(const struct search *search, double *points);
 /* points as asked. -1 with error_set when a score is NaN or the distribution has degenerated. */
 int search_tell(struct search *search, const double *points, size_t n_points,
                 const struct search_score *scores);
+/* A point [n] that may be the best: for scores of search_tell that cannot be compared between
+ * iterations. */
+void search_offer(struct search *search, const double *point, struct search_score score);
 /* How many of the best points of an iteration the next one depends on (0: none). A point known to
  * be none of them and not the best may be told with any score that keeps it so. */
 size_t search_n_elite(const struct search *search);

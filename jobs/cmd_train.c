@@ -26,9 +26,6 @@
 #include "solver/cpu.h"
 #include "train/train_result.h"
 
-/* The exit code of a run that was asked to stop: sysexits' "try again later". */
-enum { COMMAND_INTERRUPTED = 75 };
-
 struct run {
     const struct comm *comm;
     const struct train_settings *settings;

@@ -345,44 +345,15 @@ int train_settings_read(struct train_settings *s, struct option_spec *table, con
     return 0;
 }
 
-/* Not these: where things lie, what is shown, how the work is shared, and what comes after the
- * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
-static bool decides(const char *name)
-{
-    static const char *const others[] = {
-        "task",        "out",        "factors",    "resume",   "checkpoint-every", "data",
-        "rollout-log", "isa",        "threads",    "plan",     "model-shape",      "plan-tokens",
-        "quiet",       "test-split", "test-limit", "recompute"};
-
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (strcmp(name, others[i]) == 0)
-            return false;
-    return true;
-}
-
 char *train_settings_text(const struct option_spec *table)
 {
-    struct option_spec deciding[TRAIN_OPTIONS] = {{0}};
-    size_t n = 0;
+    /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
+     * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
+    static const char *const others[] = {
+        "task",        "out",         "factors", "resume",     "checkpoint-every",
+        "data",        "rollout-log", "isa",     "threads",    "plan",
+        "model-shape", "plan-tokens", "quiet",   "test-split", "test-limit",
+        "recompute",   NULL};
 
-    for (; table->name; table++)
-        if (decides(table->name)) {
-            deciding[n] = *table;
-            deciding[n++].source = NULL;
-        }
-    char *text = options_record(&command_train, deciding);
-    if (!text)
-        return NULL;
-    /* Without the head and the comments on sources. */
-    char *to = text;
-    for (char *line = text, *next; *line; line = next) {
-        next = line + strcspn(line, "\n");
-        next += *next == '\n';
-        if (*line == ';' || *line == '[')
-            continue;
-        memmove(to, line, (size_t)(next - line));
-        to += next - line;
-    }
-    *to = '\0';
-    return text;
+    return options_settings(table, others);
 }

@@ -115,6 +115,19 @@ static void multipliers_of(const struct svf_site *s, enum svf_parametrisation pa
     }
 }
 
+void adapter_svf_sigmoid(const double *sigma, const float *p, size_t r, float *e)
+{
+    double sum = 0, sum_z = 0;
+
+    for (size_t i = 0; i < r; i++) {
+        sum += sigma[i];
+        sum_z += sigma[i] * sigmoid((double)p[i]);
+    }
+    const double c = sum_z > 0 ? sum / sum_z : 1;
+    for (size_t i = 0; i < r; i++)
+        e[i] = (float)(c * sigmoid((double)p[i]));
+}
+
 void adapter_svf_multipliers(const struct adapter *adapter, size_t site, const float *parameters,
                              float *multipliers)
 {
