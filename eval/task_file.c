@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "eval/cls.h"
 #include "eval/task.h"
 #include "mpi/error.h"
 #include "mpi/ini_text.h"
@@ -348,10 +349,12 @@ void task_free(struct task *task)
     list_free(&task->choices);
     list_free(&task->choice_labels);
     list_free(&task->stops);
+    list_free(&task->choice_texts);
+    cls_free(task->cls);
     memset(task, 0, sizeof *task);
 }
 
-static char *read_file(const char *path, const char *what)
+char *task_file_text(const char *path, const char *what)
 {
     struct stat info;
     char *text = NULL;
@@ -389,7 +392,7 @@ done:
 
 int task_set_prompt_file(struct task *task, const char *path)
 {
-    char *prompt = read_file(path, "prompt file"), *text = NULL;
+    char *prompt = task_file_text(path, "prompt file"), *text = NULL;
 
     if (!prompt)
         return -1;
@@ -414,7 +417,7 @@ int task_set_prompt_file(struct task *task, const char *path)
 
 static int load_path(struct task *task, const char *path)
 {
-    char *text = read_file(path, "task");
+    char *text = task_file_text(path, "task");
     int status = text ? task_from_text(task, text, path) : -1;
 
     free(text);

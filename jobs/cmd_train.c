@@ -298,8 +298,8 @@ static int prepare(struct run *run)
         return error_set("out of memory");
     }
     run->data_root = dataset_root(s->data);
-    if (!run->data_root ||
-        task_list_load(s->task, "--task", run->path, &run->task, 1, &run->n_tasks) != 0)
+    if (!run->data_root || task_list_load_with(s->task, "--task", run->path, s->domains, &run->task,
+                                               1, &run->n_tasks) != 0)
         return -1;
     return run->comm->rank == 0 ? check_files(run) : 0;
 }

@@ -51,6 +51,8 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
 #define s (*settings)
     const struct option_spec rows[] = {
         {"task", 'T', OPTION_STRING, &s.task, "NAME", .help = "a task's name, or an .ini file"},
+        {"domains", 0, OPTION_STRING, &s.domains, "FILE.ini",
+         .help = "of the task cls (default: adapt.ini in MODEL, else t2's)"},
         {"out", 'o', OPTION_STRING, &s.out, "FILE.h5",
          .help = "the expert; FILE.h5.state holds the training until it is finished"},
         {"adapter", 'a', OPTION_CHOICE, &s.adapter, .choices = "svf|lora|dora|ia3",
@@ -350,10 +352,9 @@ char *train_settings_text(const struct option_spec *table)
     /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
      * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
     static const char *const others[] = {
-        "task",        "out",         "factors", "resume",     "checkpoint-every",
-        "data",        "rollout-log", "isa",     "threads",    "plan",
-        "model-shape", "plan-tokens", "quiet",   "test-split", "test-limit",
-        "recompute",   NULL};
+        "task",        "domains",     "out",        "factors",    "resume",    "checkpoint-every",
+        "data",        "rollout-log", "isa",        "threads",    "plan",      "model-shape",
+        "plan-tokens", "quiet",       "test-split", "test-limit", "recompute", NULL};
 
     return options_settings(table, others);
 }

@@ -9,7 +9,8 @@
 
 struct train_settings {
     struct load_options load;
-    const char *factors, *task, *out, *data, *modules, *layers, *adapter, *parametrisation;
+    const char *factors, *task, *domains, *out, *data, *modules, *layers, *adapter,
+        *parametrisation;
     const char *objective, *baseline, *kl_form, *schedule, *guard, *shape;
     const char *train_split, *valid_split, *test_split, *rollout_log;
     int64_t batch, steps, answers, shard, seed, max_new, fewshot, top_k, inner_steps, warmup;
