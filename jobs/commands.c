@@ -11,6 +11,7 @@ const struct command *const commands[] = {
     &command_export,
     &command_inspect,
     &command_analyze,
+    &command_report,
     &command_data,
     NULL,
 };
