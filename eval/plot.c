@@ -63,7 +63,7 @@ static void put_script(FILE *out, const struct plot *plot, size_t number)
 
     fprintf(out,
             "set terminal svg size %d,%d dynamic font 'sans-serif,14' name 'f%zu' noenhanced\n"
-            "set border 3 lc rgb '#010101'\nset tics nomirror textcolor rgb 'black'\n"
+            "set border 3 lc rgb '#010101'\nset tics nomirror textcolor rgb '#000000'\n"
             "set grid lt 1 lw 0.6 lc rgb '#010101'\nset key below left Left reverse samplen 2 "
             "spacing 1.15\n"
             "set bmargin\nset datafile missing 'nan'\n",
@@ -176,6 +176,7 @@ static void put_changed(FILE *out, const char *svg, size_t number)
         {"<g id=\"gnuplot_canvas\">", canvas},
         {"\"black\"", "\"currentColor\""},
         {"'black'", "'currentColor'"},
+        {"\"rgb(0,0,0)\"", "\"currentColor\""},
         {"fill=\"#ffffff\"", "fill=\"none\""},
         {"rgb(  1,   1,   1)", "var(--grid)"},
         {"rgb(  1,   2,   1)", "var(--s1)"},
