@@ -13,6 +13,7 @@ const struct command *const commands[] = {
     &command_export,
     &command_inspect,
     &command_analyze,
+    &command_report,
     &command_data,
     NULL,
 };
