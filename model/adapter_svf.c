@@ -5,7 +5,7 @@
  *   tall  A = Q,            B = W Q^T     rows of B: rows of W times Q
  *   wide  A = Q W,          B = Q^T       rows of A^T: columns of W times Q
  *
- * in f32 by the f32 kernels (one chain of fused multiply-adds an element, so the bits are the same
+ * in f32 by the f32 kernels (a fixed order of additions, so the bits are the same
  * on every instruction set and team), rounded once when packed. */
 #include "model/adapter_svf.h"
 

@@ -171,13 +171,16 @@ size_t pass_bytes(const struct model *model, const struct adapter *adapter,
     struct pass pass;
     struct block block = {0};
     const struct model_config *c = &model->config;
+    struct kv_cache cache;
 
     describe(&pass, (struct model *)model, adapter, options);
     place_all(&pass, &block);
-    const size_t key_values =
-        2 * c->n_layers * c->n_kv_heads * c->head_dim * element_size(model->engine.kv_element);
+    forward_cache_create(&cache, model);
+    const size_t page =
+        c->n_layers * c->n_kv_heads * cache.head_elements * element_size(cache.element);
+    kv_cache_free(&cache);
     return block.used + adapter_scratch_bytes(adapter, options->max_rows) +
-           options->max_rows * key_values;
+           page * round_up((options->max_rows + KV_PAGE - 1) / KV_PAGE, KV_SLAB_PAGES);
 }
 
 /* Transposes of what gradients flow through, in the model's order. */
