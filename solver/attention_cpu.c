@@ -135,6 +135,15 @@ static void attend_page_tiles(const struct attention_call *call, const struct it
     product(w->o, ldo, w->p_low, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
 }
 
+/* Stores the run's rows that belong to the page at first_key: now, when it is on its way. */
+static void store_page(const struct attention_call *call, const struct item *item, size_t first_key)
+{
+    const struct batch_run *run = item->run;
+    const size_t before = first_key > run->first_position ? first_key - run->first_position : 0;
+    const size_t end = first_key + KV_PAGE - run->first_position;
+    attention_store_rows(call, run, item->head, before, end < run->n_rows ? end : run->n_rows);
+}
+
 static void attend(const struct attention_call *call, const struct item *item)
 {
     const struct attention_layer *a = call->a;
@@ -144,8 +153,6 @@ static void attend(const struct attention_call *call, const struct item *item)
                  ldo = cache->value_panels * cache->value_columns;
     struct scratch w;
 
-    if (item->stores)
-        attention_store_run(call, run, item->head);
     gather_queries(call, item, &w);
     for (size_t i = 0; i < item->n; i++) {
         w.m[i] = -INFINITY;
@@ -160,6 +167,8 @@ static void attend(const struct attention_call *call, const struct item *item)
         const size_t first_key = b * KV_PAGE;
         /* Positions past the last row's own are left out: zero weights add nothing. */
         const size_t n_keys = latest + 1 - first_key < KV_PAGE ? latest + 1 - first_key : KV_PAGE;
+        if (item->stores && first_key + KV_PAGE > run->first_position)
+            store_page(call, item, first_key);
         if (cache->form == KV_TILES)
             attend_page_tiles(call, item, &w, page, first_key, n_keys);
         else

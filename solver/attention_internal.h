@@ -16,10 +16,10 @@ struct attention_call {
     size_t ldo;
 };
 
-/* Keys and values of all of a run's rows, for one head. Runs and heads may be stored at the same
- * time, unless two runs write to one page. */
-void attention_store_run(const struct attention_call *call, const struct batch_run *run,
-                         size_t head);
+/* Keys and values of a run's rows first .. end - 1, for one head. Runs and heads may be stored at
+ * the same time, unless two runs write to one page. */
+void attention_store_rows(const struct attention_call *call, const struct batch_run *run,
+                          size_t head, size_t first, size_t end);
 
 /* Marks in early [n_runs] the runs whose keys and values must be in the cache before any run's
  * attention begins: those that write to a page which another run reads or writes, and all where

@@ -58,14 +58,14 @@ static void clear_values(const struct kv_cache *cache, void *page)
            (cache->head_elements - cache->key_elements) * size);
 }
 
-void attention_store_run(const struct attention_call *call, const struct batch_run *run,
-                         size_t head)
+void attention_store_rows(const struct attention_call *call, const struct batch_run *run,
+                          size_t head, size_t first, size_t end)
 {
     const struct attention_layer *a = call->a;
     const size_t d = a->head_dim;
     float key[ENGINE_MAX_HEAD_DIM];
 
-    for (size_t r = 0; r < run->n_rows; r++) {
+    for (size_t r = first; r < end; r++) {
         const size_t position = run->first_position + r, offset = position % KV_PAGE;
         const float *qkv = call->qkv + (run->first_row + r) * call->ldqkv;
         void *page = kv_head_page(call->cache, run->pages[position / KV_PAGE], a->layer, head);
@@ -130,7 +130,8 @@ static void store_part(void *arg, size_t part, int thread)
     const size_t n_heads = j->call->a->n_kv_heads, run = part / n_heads;
     (void)thread;
     if (j->early[run])
-        attention_store_run(j->call, &j->call->batch->runs[run], part % n_heads);
+        attention_store_rows(j->call, &j->call->batch->runs[run], part % n_heads, 0,
+                             j->call->batch->runs[run].n_rows);
 }
 
 static void copy_positions(const struct kv_cache *cache, const char *from, char *to, size_t n)
