@@ -162,7 +162,8 @@ static void check_derivatives(enum chart chart, const struct chart_input *in, co
         }
         const double expected = (loss[0] - loss[1]) / (2 * step);
         const double size = fmax(fabs(loss[0]) / fmax(fabs(*value[0]), 1), fabs(expected));
-        if (!(fabs(got[i] - expected) <= 1e-5 * size + 1e-9))
+        const double rounding = 1e-14 * fabs(loss[0]) / step;
+        if (!(fabs(got[i] - expected) <= 1e-5 * size + 1e-9 + rounding))
             fail_msg("%s, chart %d, input %zu: %.10g, by differences %.10g", what, (int)chart, i,
                      got[i], expected);
     }
