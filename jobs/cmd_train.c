@@ -31,10 +31,11 @@ enum { COMMAND_INTERRUPTED = 75 };
 struct run {
     const struct comm *comm;
     const struct train_settings *settings;
+    const struct adapter_kind *kind;
+    struct adapter_settings adapter_settings;
     const char *path; /* the model's */
     bool chat_asked;
     struct train_options options;
-    enum svf_parametrisation parametrisation;
     struct task task;
     size_t n_tasks;
     struct loaded loaded;
@@ -42,7 +43,7 @@ struct run {
     size_t n_modules;
     struct factors *factors;
     struct adapter *adapter;
-    char *data_root, *command_line, *record, *deciding, *train_settings;
+    char *data_root, *command_line, *record, *deciding, *train_settings, *adapter_text;
     char *factors_path, *state_path;
     char identity[65], fingerprint[65], cpu[256], started[32];
     struct train_state state;
@@ -143,7 +144,7 @@ static char *settings_text(const struct run *run)
     char *text = NULL;
 
     if (asprintf(&text,
-                 "model = %s\nfactors = %s\nadapter = svf\nn_parameters = %zu\ntask = %s\n"
+                 "model = %s\nfactors = %s\nn_parameters = %zu\ntask = %s\n"
                  "task_text = %016llx\nisa = %s\n%s",
                  run->identity, run->fingerprint, run->adapter->n_parameters, run->task.name,
                  (unsigned long long)hash_text(run->task.text), isa_name(o->isa),
@@ -271,9 +272,9 @@ static int prepare_factors(struct run *run)
     run->loaded.model_options.n_threads = n_threads;
     if (status == 0)
         status = identity_compute(comm, ck, n_threads, run->identity);
-    if (status == 0 && !s->factors)
+    if (status == 0 && run->kind->needs_factors && !s->factors)
         status = decompose(run, ck);
-    if (status == 0)
+    if (status == 0 && run->kind->needs_factors)
         status = comm_agree(comm, open_factors(run));
     checkpoint_free(ck);
     return status;
@@ -281,11 +282,20 @@ static int prepare_factors(struct run *run)
 
 static int make_adapter(struct run *run)
 {
-    run->adapter =
-        adapter_svf_create(run->loaded.model, run->loaded.checkpoint, run->factors, run->modules,
-                           run->n_modules, run->parametrisation, true, run->options.seed);
+    const struct adapter_source source = {.model = run->loaded.model,
+                                          .ck = run->loaded.checkpoint,
+                                          .factors = run->factors,
+                                          .modules = run->modules,
+                                          .n_modules = run->n_modules,
+                                          .settings = run->adapter_settings,
+                                          .seed = run->options.seed,
+                                          .with_backward = true};
+
+    run->adapter = adapter_kind_create(run->kind, &source);
     if (!run->adapter)
-        return error_prefix("%s", run->factors_path);
+        return run->kind->needs_factors ? error_prefix("%s", run->factors_path) : -1;
+    if (!(run->adapter_text = adapter_settings_text(run->kind, &run->adapter_settings)))
+        return error_set("out of memory");
     run->train_settings = settings_text(run);
     return run->train_settings ? 0 : error_set("out of memory");
 }
@@ -346,14 +356,19 @@ static int write_result(const struct run *run, const struct trainer *trainer)
 {
     const struct train_settings *s = run->settings;
     const struct model_options *o = &run->loaded.model_options;
-    char *factors = realpath(run->factors_path, NULL);
+    const bool svf = run->kind->needs_factors;
+    char *factors = svf ? realpath(run->factors_path, NULL) : NULL;
     const struct train_origin origin = {
         .identity = run->identity,
         .model = checkpoint_path(run->loaded.checkpoint),
         .architecture = checkpoint_config(run->loaded.checkpoint)->architecture,
-        .factors = factors ? factors : run->factors_path,
-        .factors_identity = run->fingerprint,
-        .parametrisation = s->parametrisation,
+        .kind = run->kind,
+        .factors = !svf      ? NULL
+                   : factors ? factors
+                             : run->factors_path,
+        .factors_identity = svf ? run->fingerprint : NULL,
+        .parametrisation = svf ? s->parametrisation : NULL,
+        .adapter_settings = svf ? NULL : run->adapter_text,
         .options = run->record,
         .command_line = run->command_line,
         .version = T2_VERSION,
@@ -470,6 +485,7 @@ static void run_free(struct run *run)
     free(run->record);
     free(run->deciding);
     free(run->train_settings);
+    free(run->adapter_text);
     free(run->factors_path);
     free(run->state_path);
     free(run);
@@ -491,8 +507,9 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         return command_fail(&command_train, comm, COMMAND_FAILED);
     }
     if (options_parse(&command_train, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
-        (!done && (load_check_options(&s.load, table) != 0 ||
-                   train_settings_read(&s, table, path, &run->options, &run->parametrisation))))
+        (!done &&
+         (load_check_options(&s.load, table) != 0 ||
+          train_settings_read(&s, table, path, &run->options, &run->kind, &run->adapter_settings))))
         code = command_fail(&command_train, comm, COMMAND_USAGE);
     if (done || code != COMMAND_OK)
         goto finish;
@@ -529,7 +546,7 @@ finish:
 
 const struct command command_train = {
     .name = "train",
-    .summary = "Trains an expert on a task: one vector a matrix (SVF).",
+    .summary = "Trains an adapter on a task: SVF's expert vectors, or another kind.",
     .arguments = "[MODEL]",
     .details =
         "MODEL is a Hugging Face folder or a GGUF file, its factors those of t2 decompose. The "

@@ -93,18 +93,28 @@ static void run_group(struct forward *f, size_t layer, int group, float *y, size
 
     for (size_t i = 0; i < g->n_spans; i++) {
         const struct span *s = &g->spans[i];
-        e->ops->product(e, y + s->column, ldy, x, ldx, n_rows, &s->m,
-                        g->bias ? g->bias + s->column : NULL, accumulate);
+        if (!model_is_run_by(f->adapter, layer, group, model, s))
+            e->ops->product(e, y + s->column, ldy, x, ldx, n_rows, &s->m,
+                            g->bias ? g->bias + s->column : NULL, accumulate);
     }
+    struct adapter_call call = {.model = model,
+                                .parameters = f->parameters,
+                                .x = x,
+                                .ldx = ldx,
+                                .n_rows = n_rows,
+                                .row_keys = f->row_keys,
+                                .scratch = f->scratch};
     for (size_t i = 0; f->adapter && i < n_members; i++) {
         const int32_t site = adapter_site_at(f->adapter, layer, members[i]);
         if (site < 0)
             continue;
-        const bool alone = f->adapter->ops->replaces_base;
+        const struct adapter_ops *ops = f->adapter->ops;
         const size_t column = model_column(model, members[i]);
-        f->adapter->ops->forward(f->adapter, (size_t)site, e, f->parameters, y + column, ldy, x,
-                                 ldx, n_rows, accumulate || !alone, saved[members[i]], f->scratch);
-        if (!alone || !g->bias)
+        call.saved = saved[members[i]];
+        ops->forward(f->adapter, (size_t)site, &call, y + column, ldy,
+                     accumulate || !(ops->replaces_base || ops->runs_base));
+        call.same_input = true;
+        if (!ops->replaces_base || !g->bias)
             continue;
         const size_t width = model_outputs(model, members[i]);
         for (size_t r = 0; r < n_rows; r++)
@@ -160,8 +170,8 @@ static int check_adapter(const struct forward *f)
                          a->n_layers, model->config.n_layers);
     for (size_t layer = 0; layer < model->config.n_layers; layer++)
         for (int p = 0; p < PROJECTION_COUNT; p++) {
-            const bool replaced =
-                a && a->ops->replaces_base && adapter_site_at(a, layer, (enum projection)p) >= 0;
+            const bool has_site = adapter_site_at(a, layer, (enum projection)p) >= 0;
+            const bool replaced = has_site && a->ops->replaces_base;
             if (replaced == model_has_weights(model, layer, (enum projection)p))
                 return error_set(
                     replaced ? "layer %zu: %s has its base weights and an adapter in their place"

@@ -44,7 +44,8 @@ struct forward {
     /* The model's own (model_attach) in forward_create; passes set theirs. */
     const struct adapter *adapter;
     const float *parameters;
-    void *scratch; /* the adapter's */
+    const uint64_t *row_keys; /* of the batch's rows, for dropout (adapter.h); NULL: none */
+    void *scratch;            /* the adapter's */
     size_t scratch_bytes;
 };
 

@@ -351,4 +351,5 @@ void model_attach(struct model *model, const struct adapter *adapter, const floa
 {
     model->adapter = adapter;
     model->adapter_parameters = parameters;
+    adapter_prepare(adapter, model, parameters);
 }
