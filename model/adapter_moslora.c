@@ -97,9 +97,9 @@ static void site_shape(struct moslora_site *s, const struct moslora *m, const st
     if (experts & MOSLORA_SPHERICAL)
         add_term(s, m, "spherical", CHART_SPHERE, e++, 0);
     if (experts & MOSLORA_PRODUCT) {
-        add_term(s, m, "product_hyperbolic", m->options.hyperbolic, e, 1);
-        add_term(s, m, "product_spherical", CHART_SPHERE, e, 2);
-        add_term(s, m, "product_euclidean", CHART_FLAT, e++, 3);
+        add_term(s, m, "product_h", m->options.hyperbolic, e, 1);
+        add_term(s, m, "product_s", CHART_SPHERE, e, 2);
+        add_term(s, m, "product_e", CHART_FLAT, e++, 3);
     }
     s->n_experts = e;
     s->n_hidden = m->options.router_hidden;
@@ -174,17 +174,15 @@ static bool moslora_piece(const struct adapter *adapter, size_t site, size_t i,
         {"euclidean", "euclidean_A", "euclidean_B_t", ""},
         {"hyperbolic", "hyperbolic_A", "hyperbolic_B_t", "hyperbolic_curvature"},
         {"spherical", "spherical_A", "spherical_B_t", "spherical_curvature"},
-        {"product_hyperbolic", "product_hyperbolic_A", "product_hyperbolic_B_t",
-         "product_hyperbolic_curvature"},
-        {"product_spherical", "product_spherical_A", "product_spherical_B_t",
-         "product_spherical_curvature"},
-        {"product_euclidean", "product_euclidean_A", "product_euclidean_B_t", ""},
+        {"product_h", "product_h_A", "product_h_B_t", "product_h_curvature"},
+        {"product_s", "product_s_A", "product_s_B_t", "product_s_curvature"},
+        {"product_e", "product_e_A", "product_e_B_t", ""},
     };
     static const char *const points[][2] = {
         {"hyperbolic", "hyperbolic_point"},
         {"spherical", "spherical_point"},
-        {"product_hyperbolic", "product_hyperbolic_point"},
-        {"product_spherical", "product_spherical_point"},
+        {"product_h", "product_h_point"},
+        {"product_s", "product_s_point"},
     };
     const struct moslora *m = adapter->data;
     const struct moslora_site *s = moslora_site(adapter, site);
@@ -196,8 +194,8 @@ static bool moslora_piece(const struct adapter *adapter, size_t site, size_t i,
             row++;
         const bool shares = m->options.shared_a && t->norm == 0;
         if (!(shares && k > 0) && i-- == 0) {
-            *piece = (struct adapter_piece){shares ? "shared_A" : names[row][1], t->a, s->r,
-                                            t->n_in};
+            *piece =
+                (struct adapter_piece){shares ? "shared_A" : names[row][1], t->a, s->r, t->n_in};
             return true;
         }
         if (i-- == 0) {
@@ -492,8 +490,7 @@ static int make_sites(struct adapter *adapter, struct moslora *m, const struct m
             memset(first, 0, sizeof first);
         layer = site->module.layer;
         site->first_parameter = adapter->n_parameters;
-        place_site(s, m, m->options.router_per_layer ? first[group] : NULL,
-                   &adapter->n_parameters);
+        place_site(s, m, m->options.router_per_layer ? first[group] : NULL, &adapter->n_parameters);
         site->n_parameters = adapter->n_parameters - site->first_parameter;
         if (!first[group])
             first[group] = s;
@@ -537,15 +534,15 @@ static void name_statistics(struct adapter *adapter, struct moslora *m)
     if (m->options.experts & MOSLORA_SPHERICAL)
         m->names[n++] = "curvature_spherical";
     if (m->options.experts & MOSLORA_PRODUCT) {
-        m->names[n++] = "curvature_product_hyperbolic";
-        m->names[n++] = "curvature_product_spherical";
+        m->names[n++] = "curvature_product_h";
+        m->names[n++] = "curvature_product_s";
     }
     adapter->n_statistics = n;
     adapter->statistic_names = m->names;
 }
 
-/* U(-1, 1) / sqrt(n_columns), as torch.nn.Linear and LoRA's A start; keyed by the place in the model
- * and what it is for, so a choice of modules or experts does not change it. */
+/* U(-1, 1) / sqrt(n_columns), as torch.nn.Linear and LoRA's A start; keyed by the place in the
+ * model and what it is for, so a choice of modules or experts does not change it. */
 static void start_uniform(float *values, size_t n, size_t n_columns, uint64_t seed, uint64_t stream)
 {
     const float by = (float)(1 / sqrt((double)n_columns));

@@ -21,10 +21,10 @@ struct moslora_term {
     enum chart chart;
     const char *name; /* "hyperbolic" */
     size_t first_in, n_in, first_out, n_out;
-    size_t norm;              /* which norm of the token it reads */
-    size_t h, u, u_point;     /* first columns in h and u; u_point: of the point, if curved */
-    size_t a, b_t, point;     /* A [r, n_in], B^T [r, n_out], point [n_out] */
-    size_t curvature;         /* the learned t */
+    size_t norm;          /* which norm of the token it reads */
+    size_t h, u, u_point; /* first columns in h and u; u_point: of the point, if curved */
+    size_t a, b_t, point; /* A [r, n_in], B^T [r, n_out], point [n_out] */
+    size_t curvature;     /* the learned t */
     /* Of the prepared parameters: */
     double kappa, b2;
     double *gram, *b_point; /* B^T B [r, r]; B^T point [r] */
@@ -40,7 +40,7 @@ struct moslora_site {
     size_t w1, b1, w2, b2; /* R [hidden, n_in], r, C [experts, hidden], d; maybe another site's */
     /* h = in x, y = out u; transposes for backward */
     struct matrix in, in_t, out, out_t;
-    float most_u; /* |u| up to which a product with `out` cannot overflow */
+    float most_u;    /* |u| up to which a product with `out` cannot overflow */
     double *numbers; /* what the grams lie in */
 };
 
