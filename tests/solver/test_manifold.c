@@ -152,7 +152,7 @@ static void check_derivatives(enum chart chart, const struct chart_input *in, co
             double *const fields[] = {&at[k].x2, &at[k].w2, &at[k].bw, &at[k].b2, &at[k].kappa};
             value[k] = fields[i];
         }
-        const double usual = i == 2 ? sqrt(in->w2 * in->b2) : 1e-3;
+        const double usual = i == 2 ? sqrt(in->w2 * in->b2) : i == 3 ? 0.1 : 1e-3;
         const double step = 1e-5 * fmax(fabs(*value[0]), usual);
         *value[0] += step;
         *value[1] -= step;
