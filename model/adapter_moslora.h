@@ -27,6 +27,8 @@ enum moslora_experts {
     MOSLORA_PRODUCT = 8,
 };
 
+struct adapter_kind;
+
 struct moslora_options {
     size_t rank; /* of each expert */
     double alpha;
@@ -53,6 +55,8 @@ int moslora_check(const struct moslora_options *options);
 struct adapter *adapter_moslora_create(struct model *model, const struct module *modules,
                                        size_t n_modules, const struct moslora_options *options,
                                        bool with_backward, uint64_t seed);
+
+extern const struct adapter_kind adapter_kind_moslora; /* adapter_kinds.h */
 
 /* Parameters of a module; `with_router`: those of a router of its own included. */
 size_t adapter_moslora_count(const struct module *module, const struct moslora_options *options,
