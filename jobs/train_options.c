@@ -61,8 +61,9 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
         {"task", 'T', OPTION_STRING, &s.task, "NAME", .help = "a task's name, or an .ini file"},
         {"out", 'o', OPTION_STRING, &s.out, "FILE.h5",
          .help = "the expert; FILE.h5.state holds the training until it is finished"},
-        {"adapter", 'a', OPTION_CHOICE, &s.adapter, .choices = "svf|moslora",
-         .help = "what is trained: one vector a matrix"},
+        {"adapter", 'a', OPTION_CHOICE, &s.adapter, .choices = "svf|lora|dora|ia3|moslora",
+         .help = "what is trained; sets the defaults of --modules, --objective, --rate, "
+                 "--clip-norm and --steps"},
         {"factors", 'f', OPTION_STRING, &s.factors, "FILE.h5",
          .help = "svf: of t2 decompose (default: made first, as OUT with .factors.h5)"},
         {"resume", 'r', OPTION_FLAG, &s.resume,

@@ -47,7 +47,7 @@ struct adapter_call {
     const void *x;             /* elements [n_rows, ldx]: the site's input; backward: see
                                   needs_input */
     size_t ldx, n_rows;
-    /* [n_rows]: an identity of each row for dropout (adapter_dropout.h), the same in forward,
+    /* [n_rows]: an identity of each row for dropout (engine_train.h), the same in forward,
      * backward and recomputation, whatever ranks, shards and batches there are; NULL: no dropout
      * (inference, rollouts). */
     const uint64_t *row_keys;
@@ -127,6 +127,12 @@ struct adapter_site {
     size_t first_parameter, n_parameters; /* in the vector */
     void *data;                           /* the kind's own, freed by ops->free */
 };
+
+/* A stream of random numbers of the site's own, whatever other sites there are. */
+static inline uint64_t adapter_site_stream(const struct adapter_site *site)
+{
+    return (uint64_t)site->module.layer * PROJECTION_COUNT + (uint64_t)site->projection;
+}
 
 struct adapter {
     const struct adapter_ops *ops;

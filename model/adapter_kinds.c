@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/adapter_ia3.h"
+#include "model/adapter_lora.h"
 #include "model/adapter_moslora.h"
 #include "model/adapter_svf.h"
 #include "model/model_internal.h"
@@ -85,7 +87,8 @@ static const struct adapter_kind svf = {
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-const struct adapter_kind *const adapter_kinds[] = {&svf, &adapter_kind_moslora, NULL};
+const struct adapter_kind *const adapter_kinds[] = {
+    &svf, &adapter_kind_lora, &adapter_kind_dora, &adapter_kind_ia3, &adapter_kind_moslora, NULL};
 
 const struct adapter_kind *adapter_kind_find(const char *name)
 {

@@ -393,8 +393,7 @@ done:
  * numbers keyed by the place in the model, so that a choice of modules does not change it. */
 static void sigmoid_start(const struct adapter_site *site, uint64_t seed, float *p)
 {
-    const uint64_t stream =
-        (uint64_t)site->module.layer * PROJECTION_COUNT + (uint64_t)site->projection;
+    const uint64_t stream = adapter_site_stream(site);
     for (size_t i = 0; i < site->n_parameters; i++) {
         const double u = 1 - (double)rng_uniform(seed, stream, 2 * i);
         const double v = (double)rng_uniform(seed, stream, 2 * i + 1);
