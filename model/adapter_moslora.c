@@ -227,53 +227,6 @@ static bool moslora_piece(const struct adapter *adapter, size_t site, size_t i,
     return true;
 }
 
-/* ---- curvature ------------------------------------------------------------------------------- */
-
-static double sigmoid(double t)
-{
-    return 1 / (1 + exp(-t));
-}
-
-static double curvature_of(const struct moslora *m, const struct moslora_term *t,
-                           const float *parameters)
-{
-    const double sign = t->chart == CHART_SPHERE ? 1 : -1;
-    if (t->chart == CHART_FLAT)
-        return 0;
-    if (m->options.fixed_curvature)
-        return sign * m->options.curvature;
-    return sign * m->options.most_curved * sigmoid((double)parameters[t->curvature]);
-}
-
-/* t0: the parameter whose curvature is the one of the start */
-static double curvature_start(const struct moslora_options *o)
-{
-    return log(o->curvature / (o->most_curved - o->curvature));
-}
-
-static double moslora_penalty(const struct adapter *adapter, const float *parameters,
-                              float *gradient)
-{
-    const struct moslora *m = adapter->data;
-    double sum = 0;
-
-    if (m->options.fixed_curvature || m->options.penalty == 0)
-        return 0;
-    const double start = (double)(float)curvature_start(&m->options);
-    for (size_t i = 0; i < adapter->n_sites; i++) {
-        const struct moslora_site *s = moslora_site(adapter, i);
-        for (size_t k = 0; k < s->n_terms; k++) {
-            const struct moslora_term *t = &s->terms[k];
-            if (t->chart == CHART_FLAT)
-                continue;
-            const double far = (double)parameters[t->curvature] - start;
-            sum += m->options.penalty / 2 * far * far;
-            gradient[t->curvature] += (float)(m->options.penalty * far);
-        }
-    }
-    return sum;
-}
-
 /* ---- preparing ------------------------------------------------------------------------------- */
 
 static void transpose(float *to, const float *from, size_t n_rows, size_t n_columns)
@@ -296,7 +249,7 @@ static void prepare_term(const struct moslora *m, const struct moslora_site *s,
 {
     const float *b_t = parameters + t->b_t, *point = parameters + t->point;
 
-    t->kappa = curvature_of(m, t, parameters);
+    t->kappa = moslora_curvature(m, t, parameters);
     if (t->chart == CHART_FLAT)
         return;
     for (size_t i = 0; i < s->r; i++) {
@@ -352,51 +305,6 @@ static void moslora_prepare(const struct adapter *adapter, const struct model *m
     (void)model;
     for (size_t i = 0; i < adapter->n_sites; i++)
         prepare_site(adapter->data, adapter->sites[i].data, parameters);
-}
-
-/* ---- once a step ----------------------------------------------------------------------------- */
-
-/* Sums of a step, over all sites' rows: the weights of experts, how often each was the likeliest,
- * the entropy of the weights, rows. Then the mean curvature of each kind of term. */
-static void moslora_statistics(const struct adapter *adapter, const float *parameters,
-                               const double *sums, double *values)
-{
-    const struct moslora *m = adapter->data;
-    const size_t n = 2 * m->n_experts + 1;
-    const struct moslora_site *first = moslora_site(adapter, 0);
-
-    for (size_t i = 0; i < n; i++)
-        values[i] = sums[n] > 0 ? sums[i] / sums[n] : 0;
-    values += n;
-    for (size_t k = 0; k < first->n_terms; k++) {
-        double sum = 0;
-        if (first->terms[k].chart == CHART_FLAT)
-            continue;
-        for (size_t i = 0; i < adapter->n_sites; i++)
-            sum += curvature_of(m, &moslora_site(adapter, i)->terms[k], parameters);
-        *values++ = sum / (double)adapter->n_sites;
-    }
-}
-
-static void moslora_update(const struct adapter *adapter, float *parameters, const float *gradient,
-                           float *moment, float *second, const struct adapter_step *step)
-{
-    const struct moslora *m = adapter->data;
-    const struct point_step options = {step->rate, step->beta1, step->beta2, step->epsilon,
-                                       step->step};
-    const double limit = manifold_point_limit(m->options.most_curved);
-
-    for (size_t i = 0; i < adapter->n_sites; i++) {
-        const struct moslora_site *s = moslora_site(adapter, i);
-        for (size_t k = 0; k < s->n_terms; k++) {
-            const struct moslora_term *t = &s->terms[k];
-            if (t->chart == CHART_FLAT)
-                continue;
-            manifold_point_step(t->chart, curvature_of(m, t, parameters), limit, t->n_out, &options,
-                                parameters + t->point, gradient + t->point, moment + t->point,
-                                second + t->point, m->point_scratch);
-        }
-    }
 }
 
 /* ---- making one ------------------------------------------------------------------------------ */
@@ -566,7 +474,7 @@ static void start(struct adapter *adapter, const struct moslora *m, uint64_t see
                 start_uniform(p + t->a, s->r * t->n_in, t->n_in, seed,
                               stream + (t->norm > 0 ? 4 : 0) + chart);
             if (moslora_learns_curvature(m, t))
-                p[t->curvature] = (float)curvature_start(&m->options);
+                p[t->curvature] = (float)moslora_curvature_start(&m->options);
         }
         if (s->own_router)
             start_uniform(p + s->w1, s->n_hidden * s->n_in, s->n_in, seed, stream + STREAMS - 1);

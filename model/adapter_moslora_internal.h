@@ -1,7 +1,8 @@
 #ifndef T2_MODEL_ADAPTER_MOSLORA_INTERNAL_H
 #define T2_MODEL_ADAPTER_MOSLORA_INTERNAL_H
-/* What the two halves of MoSLoRA share: adapter_moslora.c makes it and packs parameters,
- * adapter_moslora_run.c has forward and backward. */
+/* What the parts of MoSLoRA share: adapter_moslora.c makes it and packs parameters,
+ * adapter_moslora_step.c what is done once
+ * a step, adapter_moslora_run.c and adapter_moslora_backward.c run it. */
 #include "model/adapter_moslora.h"
 #include "model/model_internal.h"
 
@@ -65,6 +66,17 @@ static inline bool moslora_learns_curvature(const struct moslora *m,
     return term->chart != CHART_FLAT && !m->options.fixed_curvature;
 }
 
+/* kappa from the parameters; 0 of a flat term. t0: the parameter whose curvature is the start's. */
+double moslora_curvature(const struct moslora *m, const struct moslora_term *t,
+                         const float *parameters);
+double moslora_curvature_start(const struct moslora_options *options);
+
+/* Operations of adapter_ops. */
+double moslora_penalty(const struct adapter *adapter, const float *parameters, float *gradient);
+void moslora_statistics(const struct adapter *adapter, const float *parameters, const double *sums,
+                        double *values);
+void moslora_update(const struct adapter *adapter, float *parameters, const float *gradient,
+                    float *moment, float *second, const struct adapter_step *step);
 size_t moslora_saved_bytes(const struct adapter *adapter, size_t site, size_t n_rows);
 size_t moslora_scratch_bytes(const struct adapter *adapter, size_t site, size_t n_rows);
 void moslora_forward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
