@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "model/merge.h"
 #include "tests/model/peft_fixture.h"
 #include "train/optimizer.h"
 
@@ -246,6 +247,86 @@ static void at_the_start_an_adapter_is_the_base_model(void **state)
         }
 }
 
+static float *logits_of(const struct peft_fixture *f, struct model *model)
+{
+    const size_t ld = round_up(f->vocab, KERNEL_COLUMNS);
+    const struct pass_options options = {f->n_tokens, false, true};
+    struct pass *pass = pass_create(model, model->adapter, &options);
+    float *logits = calloc(f->n_terms * ld, sizeof *logits);
+    struct head_result results[64];
+    size_t sequence;
+
+    pass_reset(pass, model->adapter_parameters);
+    assert_int_equal(pass_add(pass, f->ids, f->n_tokens, &sequence), 0);
+    assert_int_equal(pass_run(pass), 0);
+    assert_int_equal(pass_head(pass, f->places, f->n_terms, NULL, results, logits), 0);
+    pass_free(pass);
+    return logits;
+}
+
+/* Through an expert's matrices: as a file holds them, beside the weights and merged into them. */
+static void an_expert_gives_the_same_logits_merged_and_unmerged(void **state)
+{
+    (void)state;
+    for (size_t c = 0; c < N_CASES; c++) {
+        struct setting s = open_case(c, ELEMENT_F32, 2, 0.1);
+        const struct adapter_kind *kind = adapter_kind_find(s.f.kind);
+        const struct adapter_settings set = {.rank = s.f.rank, .alpha = (double)s.f.alpha};
+        const size_t ld = round_up(s.f.vocab, KERNEL_COLUMNS);
+        char path[] = "expert.h5";
+        struct expert e = {.path = path,
+                           .kind = s.f.kind,
+                           .settings = adapter_settings_text(kind, &set),
+                           .n_matrices = s.f.n_matrices,
+                           .matrices = calloc(s.f.n_matrices, sizeof *e.matrices)};
+
+        peft_fixture_start(&s.f, s.adapter, s.adapter->parameters);
+        for (size_t i = 0; i < s.f.n_matrices; i++) {
+            e.matrices[i].module = s.f.modules[i];
+            assert_int_equal(
+                adapter_fill(kind, s.adapter, i, s.adapter->parameters, "", &e.matrices[i]), 0);
+        }
+        struct adapter *read = adapter_from_expert(&e, s.model, s.f.ck, NULL);
+        if (!read)
+            fail_msg("%s", error_message());
+        assert_memory_equal(read->parameters, s.adapter->parameters,
+                            read->n_parameters * sizeof(float));
+        model_attach(s.model, read, read->parameters);
+        float *unmerged = logits_of(&s.f, s.model);
+        struct merge *merge = merge_create(&e, NULL, cpu_best_isa(), 0);
+        if (!merge)
+            fail_msg("%s", error_message());
+        const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 2};
+        struct model *other = model_load_merged(s.f.ck, &options, merge);
+        float *merged = logits_of(&s.f, other);
+        for (size_t i = 0; i < s.f.n_terms; i++)
+            for (size_t k = 0; k < s.f.vocab; k++) {
+                const float expected = s.f.logits[i * s.f.vocab + k];
+                assert_true(fabsf(unmerged[i * ld + k] - expected) < 1e-4f);
+                if (!(fabsf(merged[i * ld + k] - expected) < 1e-4f))
+                    fail_msg("%s: %g, merged %g", cases[c].name, expected, merged[i * ld + k]);
+            }
+        /* What is missing is named. */
+        e.matrices[0].parameters[0].name[0] = 'x';
+        assert_null(merge_create(&e, NULL, cpu_best_isa(), 0));
+        assert_non_null(strstr(error_message(), s.f.modules[0].path));
+        model_free(other);
+        merge_free(merge);
+        free(unmerged);
+        free(merged);
+        model_attach(s.model, NULL, NULL);
+        adapter_free(read);
+        for (size_t i = 0; i < e.n_matrices; i++) {
+            for (size_t k = 0; k < e.matrices[i].n_parameters; k++)
+                free(e.matrices[i].parameters[k].values);
+            free(e.matrices[i].parameters);
+        }
+        free(e.matrices);
+        free(e.settings);
+        close_case(&s);
+    }
+}
+
 static void dropout_leaves_out_its_share_and_keeps_the_mean(void **state)
 {
     (void)state;
@@ -331,6 +412,7 @@ int main(void)
         cmocka_unit_test(gradients_are_finite_differences),
         cmocka_unit_test(gradients_have_the_same_bits_on_any_threads_and_recomputed),
         cmocka_unit_test(at_the_start_an_adapter_is_the_base_model),
+        cmocka_unit_test(an_expert_gives_the_same_logits_merged_and_unmerged),
         cmocka_unit_test(dropout_leaves_out_its_share_and_keeps_the_mean),
         cmocka_unit_test(impossible_settings_are_told),
         cmocka_unit_test(settings_go_to_text_and_back),
