@@ -8,6 +8,7 @@
 #include "eval/cls.h"
 #include "model/rng.h"
 #include "mpi/error.h"
+#include "mpi/hash.h"
 
 enum { STREAM_FEWSHOT = 1 << 30 }; /* apart from items' streams of random numbers */
 
@@ -149,6 +150,29 @@ int items_compare_ranks(const struct comm *comm, const struct items *items)
                          "where every node reads it, and set T2_DATA or --data alike on all",
                          task->name, task->dataset);
     return 0;
+}
+
+static int hash_piece(const char *text, size_t n, void *hash)
+{
+    *(uint64_t *)hash = hash_bytes(*(uint64_t *)hash, text, n);
+    return 0;
+}
+
+static uint64_t hash_rows(uint64_t hash, const struct dataset *data, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        json_dump_callback(data->rows[i], hash_piece, &hash, JSON_COMPACT);
+        hash = hash_value(hash, '\n');
+    }
+    return hash;
+}
+
+uint64_t items_digest(const struct items *items)
+{
+    const struct dataset *examples = items->context.examples;
+    const uint64_t hash = hash_rows(HASH_START, &items->data, items->n);
+
+    return examples ? hash_rows(hash_value(hash, 0), examples, examples->n_rows) : hash;
 }
 
 int items_encode(const struct tokenizer *tokenizer, const struct task_item *item,

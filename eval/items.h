@@ -44,6 +44,10 @@ void items_close(struct items *items);
 /* Have all ranks read the same task and rows? Collective. 0, or -1 on all with error_set. */
 int items_compare_ranks(const struct comm *comm, const struct items *items);
 
+/* A digest of the rows that the run can see: the first n of the split, and those that its few-shot
+ * examples come from. Data files that were changed there have another. */
+uint64_t items_digest(const struct items *items);
+
 /* The item's prompt as tokens, appended to *out (BOS as the tokenizer has it, unless the text is a
  * rendered chat). */
 int items_encode(const struct tokenizer *tokenizer, const struct task_item *item,

@@ -9,10 +9,10 @@
 #include "eval/evaluate.h"
 #include "eval/given.h"
 #include "eval/results.h"
-#include "eval/sandbox.h"
 #include "jobs/commands.h"
 #include "jobs/load.h"
 #include "jobs/load_adapt.h"
+#include "jobs/load_sandbox.h"
 #include "jobs/output.h"
 #include "jobs/task_list.h"
 #include "mpi/error.h"
@@ -25,11 +25,12 @@ enum { MAX_TASKS = 64 };
 
 struct settings {
     struct load_options load;
+    struct sandbox_settings sandbox;
     struct adapt_options adapt;
-    const char *tasks, *split, *out, *data, *prompt_file, *grade, *python;
+    const char *tasks, *split, *out, *data, *prompt_file, *grade;
     int64_t limit, batch, chunk, seed, fewshot, max_new, samples, pass_at;
     double temperature, top_p;
-    bool share_prefix, quiet, unsafe_sandbox;
+    bool share_prefix, quiet;
 };
 
 struct run {
@@ -218,28 +219,8 @@ static int run_task(struct run *run, const struct task *task, bool check_only)
 /* Model-written programs are run for some tasks; says so before any work is done. */
 static int open_sandbox(struct run *run, size_t workers)
 {
-    struct sandbox_options options = sandbox_defaults();
-    bool needed = false;
-
-    for (size_t i = 0; i < run->n_tasks; i++)
-        needed = needed || (run->tasks[i].score == TASK_GENERATE &&
-                            run->tasks[i].grader == GRADE_PYTHON_TESTS);
-    if (!needed)
-        return 0;
-    options.workers = workers;
-    options.unsafe = run->settings->unsafe_sandbox;
-    options.python = run->settings->python;
-    run->sandbox = sandbox_open(&options);
-    if (run->sandbox) {
-        if (options.unsafe && run->comm->rank == 0)
-            fprintf(stderr, "t2 eval: --unsafe-sandbox: model-written programs run with all your "
-                            "rights; this is not safe\n");
-        return 0;
-    }
-    char *reason = strdup(error_message());
-    error_set("%s; --unsafe-sandbox runs them with all your rights", reason ? reason : "");
-    free(reason);
-    return -1;
+    return load_sandbox(run->comm, &command_eval, &run->settings->sandbox, run->tasks, run->n_tasks,
+                        workers, &run->sandbox);
 }
 
 /* Grades a file's answers to a task; rank 0 does it, the others wait. */
@@ -393,10 +374,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         {"grade", 0, OPTION_STRING, &s.grade, "FILE.jsonl",
          .help = "grade the answers of this file; no MODEL. Lines have task_id or id, and "
                  "completion or answer"},
-        {"python", 0, OPTION_STRING, &s.python, "PATH",
-         .help = "interpreter for code tasks (default: /usr/bin/python3)"},
-        {"unsafe-sandbox", 0, OPTION_FLAG, &s.unsafe_sandbox,
-         .help = "run model-written programs without a sandbox, with all your rights"},
+        SANDBOX_OPTION_SPECS(s.sandbox),
         {"batch", 'b', OPTION_INT, &s.batch, "N", .min = 1, .max = 1 << 20,
          .help = "requests under way at once on a rank; never changes a score"},
         {"chunk", 0, OPTION_INT, &s.chunk, "N", .min = 1, .max = 1 << 20,

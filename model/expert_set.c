@@ -86,16 +86,6 @@ size_t expert_set_find(const struct expert_set *set, const char *name)
     return k;
 }
 
-static const float *vector_of(const struct expert_matrix *m, const char *name)
-{
-    for (size_t i = 0; i < m->n_parameters; i++) {
-        const struct expert_parameter *p = &m->parameters[i];
-        if (strcmp(p->name, name) == 0 && p->n_columns == 0 && p->n_rows == module_rank(&m->module))
-            return p->values;
-    }
-    return NULL;
-}
-
 static int check_experts(const struct expert_set *set, const char identity[65],
                          const char *model_path)
 {
@@ -109,7 +99,7 @@ static int check_experts(const struct expert_set *set, const char identity[65],
         if (expert_check_model(e, identity, model_path) != 0)
             return -1;
         for (size_t i = 0; i < e->n_matrices; i++)
-            if (!vector_of(&e->matrices[i], "z"))
+            if (!expert_vector(&e->matrices[i], "z"))
                 return error_set("%s: %s has no vector z of %zu numbers", e->path,
                                  e->matrices[i].module.path, module_rank(&e->matrices[i].module));
         if (!e->factors_identity)
@@ -188,7 +178,7 @@ static bool all_sigmoid(const struct expert_set *set)
             e->n_matrices != set->n_modules)
             return false;
         for (size_t i = 0; i < e->n_matrices; i++)
-            if (!vector_of(&e->matrices[i], "p"))
+            if (!expert_vector(&e->matrices[i], "p"))
                 return false;
     }
     return true;
@@ -205,7 +195,7 @@ static int gather_vectors(struct expert_set *set, const char *name, float **vect
             float *to = vectors[k] + set->first[i];
             const size_t r = module_rank(&set->modules[i]);
             if (m)
-                memcpy(to, vector_of(m, name), r * sizeof *to);
+                memcpy(to, expert_vector(m, name), r * sizeof *to);
             for (size_t j = 0; !m && j < r; j++)
                 to[j] = 1;
         }
@@ -323,20 +313,6 @@ char *expert_set_group_name(const struct expert_set *set, enum expert_granularit
     return text;
 }
 
-/* One matrix's p-mixture, already in out [r], to its multipliers. */
-static void sigmoid_multipliers(const double *sigma, size_t r, float *out)
-{
-    double sum = 0, sum_z = 0;
-
-    for (size_t j = 0; j < r; j++) {
-        sum += sigma[j];
-        sum_z += sigma[j] / (1 + exp(-(double)out[j]));
-    }
-    const double c = sum_z > 0 ? sum / sum_z : 1;
-    for (size_t j = 0; j < r; j++)
-        out[j] = (float)(c / (1 + exp(-(double)out[j])));
-}
-
 int expert_set_mix(const struct expert_set *set, enum expert_mix reading, const double *alpha,
                    enum expert_granularity granularity, float *out)
 {
@@ -356,9 +332,9 @@ int expert_set_mix(const struct expert_set *set, enum expert_mix reading, const 
                 sum += a[k] * ((double)vectors[k][j] - shift);
             out[j] = (float)sum;
         }
+        const size_t first = set->first[i], r = set->first[i + 1] - first;
         if (reading == EXPERT_MIX_P)
-            sigmoid_multipliers(set->sigma + set->first[i], set->first[i + 1] - set->first[i],
-                                out + set->first[i]);
+            adapter_svf_sigmoid(set->sigma + first, out + first, r, out + first);
         for (size_t j = set->first[i]; j < set->first[i + 1]; j++)
             if (!isfinite(out[j]))
                 return error_set("a mixture of %s is not finite", set->modules[i].path);
