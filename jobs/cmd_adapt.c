@@ -131,13 +131,12 @@ static char *settings_text(const struct run *run)
         shots = hash_bytes(shots, item->prompt, strlen(item->prompt));
     }
     if (asprintf(&text,
-                 "model = %s\nfactors = %s\nn_experts = %zu\nexperts = %016llx\n"
-                 "n_parameters = %zu\ntask = %s\ntask_text = %016llx\nshot_texts = %016llx\n"
-                 "isa = %s\n%s",
+                 "model = %s\nfactors = %s\nn_experts = %zu\nn_parameters = %zu\ntask = %s\n"
+                 "isa = %s\n%sexperts = %016llx\ntask_text = %016llx\nshot_texts = %016llx\n",
                  run->loaded.identity, set->identity ? set->identity : "", set->n,
-                 (unsigned long long)experts, set->n_parameters, run->task.name,
-                 (unsigned long long)hash_text(run->task.text), (unsigned long long)shots,
-                 isa_name(run->loaded.model_options.isa), run->deciding) < 0)
+                 set->n_parameters, run->task.name, isa_name(run->loaded.model_options.isa),
+                 run->deciding, (unsigned long long)experts,
+                 (unsigned long long)hash_text(run->task.text), (unsigned long long)shots) < 0)
         return NULL;
     return text;
 }
