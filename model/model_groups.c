@@ -69,8 +69,7 @@ size_t model_column(const struct model *model, enum projection projection)
                                          : 0;
 }
 
-static const struct span *span_of(const struct model *model, size_t layer,
-                                  enum projection projection)
+const struct span *model_span(const struct model *model, size_t layer, enum projection projection)
 {
     const struct group *g = &model->layers[layer].groups[projection_group(projection)];
     const size_t column = model_column(model, projection);
@@ -83,7 +82,7 @@ static const struct span *span_of(const struct model *model, size_t layer,
 
 bool model_has_weights(const struct model *model, size_t layer, enum projection projection)
 {
-    return span_of(model, layer, projection) != NULL;
+    return model_span(model, layer, projection) != NULL;
 }
 
 /* The span of columns first .. end of the group, whose panels are copied from the old span. */
@@ -114,13 +113,13 @@ static int give_up_group(struct model *model, size_t layer, int group, unsigned 
     if (!any)
         return 0;
     for (size_t i = 0; i < n_members; i++) {
-        const struct span *from = span_of(model, layer, members[i]);
+        const struct span *from = model_span(model, layer, members[i]);
         if (mask >> members[i] & 1 || !from)
             continue;
         /* As many neighbours of the same span as stay. */
         size_t last = i;
         while (last + 1 < n_members && !(mask >> members[last + 1] & 1) &&
-               span_of(model, layer, members[last + 1]) == from)
+               model_span(model, layer, members[last + 1]) == from)
             last++;
         if (cut_span(&left.spans[left.n_spans], from, model_column(model, members[i]),
                      model_column(model, members[last]) + model_outputs(model, members[last])) != 0)

@@ -65,6 +65,8 @@ size_t model_column(const struct model *model, enum projection projection);
 /* Gives up the weights of the layer's projections in `mask` (bit p: projection p): what is left of
  * each group is repacked, transposes are dropped. 0, or -1 with error_set. */
 int model_give_up(struct model *model, size_t layer, unsigned mask);
+/* The product that holds the projection's weights; NULL where they have been given up. */
+const struct span *model_span(const struct model *model, size_t layer, enum projection projection);
 /* Are the projection's weights still there? */
 bool model_has_weights(const struct model *model, size_t layer, enum projection projection);
 
