@@ -12,6 +12,8 @@ const struct command *const commands[] = {
     &command_transfer,
     &command_export,
     &command_inspect,
+    &command_analyze,
+    &command_report,
     &command_data,
     NULL,
 };

@@ -56,6 +56,8 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
 size_t adapter_svf_bytes(const struct module *modules, size_t n_modules, enum element element,
                          bool with_backward);
 
+enum svf_parametrisation adapter_svf_parametrisation(const struct adapter *adapter);
+
 /* The effective multipliers e of a site (z, or c sigmoid(p)), [r], from a parameter vector. */
 void adapter_svf_multipliers(const struct adapter *adapter, size_t site, const float *parameters,
                              float *multipliers);

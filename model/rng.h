@@ -21,6 +21,13 @@ static inline float rng_uniform(uint64_t seed, uint64_t stream, uint64_t index)
     return (float)(rng_block(seed, stream, index).v[0] >> 8) * 0x1p-24f;
 }
 
+/* A key for stream `index` of another key. */
+static inline uint64_t rng_key(uint64_t key, uint64_t index)
+{
+    const philox4x32_ctr_t out = rng_block(key, index, 0x6b6579);
+    return (uint64_t)out.v[0] | (uint64_t)out.v[1] << 32;
+}
+
 /* order [n] becomes 0 .. n - 1 of which the first n_first are drawn at random without replacement
  * (Fisher and Yates), for (seed; stream). n_first n: a random permutation. */
 static inline void rng_order(uint64_t seed, uint64_t stream, size_t *order, size_t n,

@@ -47,7 +47,7 @@ static int find_place(struct weight_mix *mix, size_t i, uint64_t seed)
     const struct span *span = NULL;
 
     if (p < PROJECTION_COUNT && m->layer < mix->model->config.n_layers)
-        span = model_span(mix->model, m->layer, p);
+        span = model_base(mix->model, m->layer, p);
     if (!span || span->m.k != m->n_columns || model_outputs(mix->model, p) != m->n_rows)
         return error_set("%s is not among the model's weights", m->path);
     const size_t size = element_size(span->m.element);

@@ -240,7 +240,7 @@ static void use(const char *path, size_t kind)
     if (kind == 2) {
         use_adaptation(path, null);
     } else if (kind == 1) {
-        if (train_state_create(&s, 3) != 0)
+        if (train_state_create(&s, 3, 0) != 0)
             abort();
         (void)train_state_read(&s, "seed = 1\n", path);
         train_state_free(&s);
