@@ -227,10 +227,11 @@ static void put_scores(hid_t file, FILE *out)
 
 static void put_run(hid_t file, FILE *out)
 {
-    static const char *const names[][2] = {{"command", "command_line"}, {"ended", "ended"},
-                                           {"numbers", "dtype"},        {"instructions", "isa"},
-                                           {"processor", "cpu"},        {"started", "started"},
-                                           {"t2 version", "t2_version"}};
+    static const char *const names[][2] = {{"transfer", "transfer"}, {"shape", "transfer_shape"},
+                                           {"source", "source"},     {"command", "command_line"},
+                                           {"ended", "ended"},       {"numbers", "dtype"},
+                                           {"instructions", "isa"},  {"processor", "cpu"},
+                                           {"started", "started"},   {"t2 version", "t2_version"}};
     int64_t steps, seed, ranks, threads;
     double seconds;
     char took[32];
@@ -257,7 +258,10 @@ int expert_describe(const char *path, FILE *out, bool verbose)
         expert_free(&e);
         return -1;
     }
-    fprintf(out, "%s: an expert of t2 train\n\n", path);
+    fprintf(out, "%s: %s\n\n", path,
+            H5Aexists(file, "adaptation") > 0 ? "a mixture of experts, of t2 adapt"
+            : H5Aexists(file, "transfer") > 0 ? "an expert of another model, of t2 transfer"
+                                              : "an expert of t2 train");
     put_text(out, "model", e.model);
     put_text(out, "SHA-256", e.identity);
     put_text(out, "task", e.task);
