@@ -244,6 +244,15 @@ static double dot(const float *x, const float *y, size_t n)
     return sum;
 }
 
+/* The factor that brings a bias point within its limit: 1 but for a file that t2 has not written.
+ */
+static double shorten(const struct moslora *m, const float *point, size_t n)
+{
+    const double length = sqrt(dot(point, point, n));
+    const double limit = manifold_point_limit(m->options.most_curved);
+    return length > limit * (1 + 1e-6) ? limit / length : 1;
+}
+
 static void prepare_term(const struct moslora *m, const struct moslora_site *s,
                          struct moslora_term *t, const float *parameters)
 {
@@ -252,13 +261,14 @@ static void prepare_term(const struct moslora *m, const struct moslora_site *s,
     t->kappa = moslora_curvature(m, t, parameters);
     if (t->chart == CHART_FLAT)
         return;
+    const double by = shorten(m, point, t->n_out);
     for (size_t i = 0; i < s->r; i++) {
         for (size_t j = 0; j <= i; j++)
             t->gram[i * s->r + j] = t->gram[j * s->r + i] =
                 dot(b_t + i * t->n_out, b_t + j * t->n_out, t->n_out);
-        t->b_point[i] = dot(b_t + i * t->n_out, point, t->n_out);
+        t->b_point[i] = by * dot(b_t + i * t->n_out, point, t->n_out);
     }
-    t->b2 = dot(point, point, t->n_out);
+    t->b2 = by * by * dot(point, point, t->n_out);
 }
 
 static void prepare_site(const struct moslora *m, struct moslora_site *s, const float *parameters)
@@ -286,9 +296,10 @@ static void prepare_site(const struct moslora *m, struct moslora_site *s, const 
         for (size_t k = 0; k < s->r; k++)
             memcpy(rows + (t->u + k) * s->n_out + t->first_out, parameters + t->b_t + k * t->n_out,
                    t->n_out * sizeof *rows);
-        if (t->chart != CHART_FLAT)
-            memcpy(rows + t->u_point * s->n_out + t->first_out, parameters + t->point,
-                   t->n_out * sizeof *rows);
+        const float *point = parameters + t->point;
+        const float by = t->chart == CHART_FLAT ? 0 : (float)shorten(m, point, t->n_out);
+        for (size_t c = 0; t->chart != CHART_FLAT && c < t->n_out; c++)
+            rows[t->u_point * s->n_out + t->first_out + c] = by * point[c];
     }
     for (size_t i = 0; i < s->n_u * s->n_out; i++)
         largest = fmaxf(largest, fabsf(rows[i]));
