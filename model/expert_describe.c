@@ -137,13 +137,18 @@ static void put_spreads(const struct expert *e, FILE *out, bool verbose)
 static void put_settings(FILE *out, const char *settings)
 {
     char line[512];
+    size_t n = 0;
 
-    if (!settings || !*settings)
+    if (!settings)
         return;
-    snprintf(line, sizeof line, "%s", settings);
-    for (size_t i = 0; line[i]; i++)
-        if (line[i] == '\n')
-            line[i] = line[i + 1] ? ',' : '\0';
+    for (; *settings && n + 3 < sizeof line; settings++) {
+        if (*settings == '\n' && !settings[1])
+            break;
+        line[n++] = *settings == '\n' ? ',' : *settings;
+        if (*settings == '\n')
+            line[n++] = ' ';
+    }
+    line[n] = '\0';
     put_text(out, "settings", line);
 }
 
