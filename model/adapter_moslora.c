@@ -487,8 +487,12 @@ static void start(struct adapter *adapter, const struct moslora *m, uint64_t see
             if (moslora_learns_curvature(m, t))
                 p[t->curvature] = (float)moslora_curvature_start(&m->options);
         }
-        if (s->own_router)
-            start_uniform(p + s->w1, s->n_hidden * s->n_in, s->n_in, seed, stream + STREAMS - 1);
+        if (!s->own_router)
+            continue;
+        start_uniform(p + s->w1, s->n_hidden * s->n_in, s->n_in, seed, stream + STREAMS - 1);
+        /* Not even: top-1 would send all tokens to one expert, and the others would never learn. */
+        start_uniform(p + s->w2, s->n_experts * s->n_hidden, s->n_hidden, seed,
+                      stream + STREAMS - 2);
     }
 }
 

@@ -604,10 +604,11 @@ static void penalty_and_statistics_say_where_curvatures_are(void **state)
                 1e-6);
     assert_true(fabs(largest(t.gradient, t.adapter->n_parameters) - 0.2) < 1e-6);
     t.adapter->ops->statistics(t.adapter, t.adapter->parameters, sums, values);
-    for (size_t i = 0; i < 3; i++) /* the router begins even */
-        assert_true(fabs(values[i] - 1.0 / 3) < 1e-6);
+    for (size_t i = 0; i < 3; i++) /* the router begins nearly even */
+        assert_true(fabs(values[i] - 1.0 / 3) < 0.25);
+    assert_true(fabs(values[0] + values[1] + values[2] - 1) < 1e-6);
     assert_true(fabs(values[3] + values[4] + values[5] - 1) < 1e-6);
-    assert_true(fabs(values[6] - log(3)) < 1e-5);
+    assert_true(values[6] > 0.5 && values[6] < log(3));
     assert_true(fabs(values[7] + 0.5) < 1e-6);
     assert_true(fabs(values[8] - 1 / (1 + exp(-2))) < 1e-6);
     setting_free(&t);
