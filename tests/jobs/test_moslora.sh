@@ -63,6 +63,8 @@ for options in "${kinds[@]}"; do
     # shellcheck disable=SC2086
     ranks 2 train "$mini" "${short[@]}" --task sentiment $options --out b.h5 -t 1
     same "$options: one rank and two" a.h5 b.h5
+    t2 eval "$mini" --tasks sentiment --limit 2 -q --adapter a.h5
+    check "... and t2 eval runs it" "$code" -eq 0
 done
 
 # ---- stopped and resumed ------------------------------------------------------------------------

@@ -581,6 +581,37 @@ static void dropout_is_the_same_forward_and_backward(void **state)
     setting_free(&t);
 }
 
+/* bf16 rounds what goes into products; nothing else is lost. */
+static void bf16_is_near_f32(void **state)
+{
+    (void)state;
+    struct moslora_options o = moslora_defaults();
+    float *y = NULL, *dx = NULL, *gradient = NULL;
+    o.dropout = 0;
+    for (int element = ELEMENT_F32; element <= ELEMENT_BF16; element++) {
+        struct setting t = setting_create(&o, (enum element)element, 1, 400);
+        some_parameters(t.adapter, 0.4f);
+        some_rows(&t, 9);
+        forward(&t);
+        backward(&t);
+        if (element == ELEMENT_F32) {
+            y = t.y;
+            dx = t.dx;
+            gradient = t.gradient;
+            t.y = t.dx = t.gradient = NULL;
+        } else {
+            const size_t n = 400 * t.ldy, n_x = 400 * t.ldx;
+            assert_true(difference(t.y, y, n) < 2e-2 * largest(y, n));
+            assert_true(difference(t.dx, dx, n_x) < 2e-2 * largest(dx, n_x));
+            check_pieces(t.adapter, t.gradient, gradient, 5e-2, 0);
+        }
+        setting_free(&t);
+    }
+    free(y);
+    free(dx);
+    free(gradient);
+}
+
 static void penalty_and_statistics_say_where_curvatures_are(void **state)
 {
     (void)state;
@@ -672,6 +703,7 @@ int main(void)
         cmocka_unit_test(a_million_tokens_give_no_nan),
         cmocka_unit_test(bits_do_not_depend_on_threads_or_cuts),
         cmocka_unit_test(dropout_is_the_same_forward_and_backward),
+        cmocka_unit_test(bf16_is_near_f32),
         cmocka_unit_test(penalty_and_statistics_say_where_curvatures_are),
         cmocka_unit_test(points_and_curvatures_out_of_bounds_give_no_nan),
         cmocka_unit_test(bad_options_are_named),
