@@ -158,6 +158,8 @@ static int load_with_adapter(const struct load_options *options, struct loaded *
         status = options->unmerged || !adapter_kind_find(files.expert.kind)->can_merge
                      ? load_unmerged(l, &files)
                      : load_merged(l, &files);
+    if (status == 0)
+        l->n_trained = expert_n_parameters(&files.expert);
     adapter_files_close(&files);
     return status;
 }

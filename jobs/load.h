@@ -56,6 +56,7 @@ struct loaded {
     struct chat_format chat; /* CHAT_NONE: raw */
     struct model *model;
     struct adapter *adapter; /* --unmerged */
+    size_t n_trained;        /* parameters of --adapter */
     char identity[65];       /* of the model, where an adapter asked for it; else "" */
     struct model_options model_options;
     double seconds;

@@ -62,16 +62,6 @@ static void spread_add(struct spread *s, const struct expert_parameter *p)
     s->n_matrices++;
 }
 
-/* Of the adapter, as it is used: no last step beside the best one, no p beside z. */
-static bool is_used(const struct expert *e, const struct expert_parameter *p)
-{
-    const size_t n = strlen(p->name);
-
-    if (strcmp(e->kind, "svf") == 0)
-        return strcmp(p->name, "z") == 0;
-    return n < 5 || strcmp(p->name + n - 5, "_last") != 0;
-}
-
 static void put_row(struct text_table *table, const char *name, const struct spread *s)
 {
     text_table_cell(table, "%s", name);
@@ -103,7 +93,7 @@ static void put_spreads(const struct expert *e, FILE *out, bool verbose)
         for (size_t j = 0; j < m->n_parameters; j++) {
             const struct expert_parameter *p = &m->parameters[j];
             size_t k = 0;
-            if (!is_used(e, p))
+            if (!expert_parameter_is_used(e, p))
                 continue;
             while (k < n_kinds && (strcmp(kinds[k].module, m->module.name) != 0 ||
                                    strcmp(kinds[k].piece, p->name) != 0))
