@@ -126,7 +126,7 @@ static void put_spreads(const struct expert *e, FILE *out, bool verbose)
 /* "rank = 16\nalpha = 32\n" in a line. */
 static void put_settings(FILE *out, const char *settings)
 {
-    char line[160];
+    char line[512];
     size_t n = 0;
 
     if (!settings)
@@ -205,6 +205,48 @@ static void put_curve(hid_t file, FILE *out)
         free(columns[c]);
 }
 
+/* MoSLoRA's router and curvatures (adapter_moslora_step.c): at the first step, half-way, at the
+ * end.
+ */
+static void put_mixture(hid_t file, FILE *out)
+{
+    static const char *const names[] = {
+        "weight_euclidean",   "weight_hyperbolic",    "weight_spherical",    "weight_product",
+        "top_euclidean",      "top_hyperbolic",       "top_spherical",       "top_product",
+        "router_entropy",     "curvature_hyperbolic", "curvature_spherical", "curvature_product_h",
+        "curvature_product_s"};
+    struct text_table table;
+    bool any = false;
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[64];
+        double *values = NULL;
+        size_t n = 0;
+        snprintf(path, sizeof path, "curve/%s", names[i]);
+        if (H5Lexists(file, "curve", H5P_DEFAULT) > 0 && H5Lexists(file, path, H5P_DEFAULT) > 0)
+            values = read_column(file, path, &n);
+        if (!values)
+            continue;
+        if (!any) {
+            text_table_begin(&table, "lrrr");
+            text_table_cell(&table, "mean of all routers");
+            text_table_cell(&table, "first");
+            text_table_cell(&table, "half-way");
+            text_table_cell(&table, "last");
+        }
+        any = true;
+        text_table_cell(&table, "%s", names[i]);
+        text_table_cell(&table, "%.4f", values[0]);
+        text_table_cell(&table, "%.4f", values[n / 2]);
+        text_table_cell(&table, "%.4f", values[n - 1]);
+        free(values);
+    }
+    if (any) {
+        fputc('\n', out);
+        text_table_print(&table, out, 2);
+    }
+}
+
 static void put_scores(hid_t file, FILE *out)
 {
     double before, after, error;
@@ -269,6 +311,7 @@ int expert_describe(const char *path, FILE *out, bool verbose)
     fputc('\n', out);
     put_spreads(&e, out, verbose);
     put_curve(file, out);
+    put_mixture(file, out);
     h5_close(file);
     expert_free(&e);
     return 0;
