@@ -6,6 +6,8 @@
 extern const struct command command_generate;
 extern const struct command command_decompose;
 extern const struct command command_train;
+extern const struct command command_adapt;
+extern const struct command command_transfer;
 extern const struct command command_export;
 extern const struct command command_eval;
 extern const struct command command_inspect;

@@ -92,8 +92,9 @@ for options in "${kinds[@]}"; do
 done
 
 # ---- stopped and resumed ------------------------------------------------------------------------
-long=(--factors f.h5 --modules all --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
+settings=(--modules all --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
     --validate-every 10 --valid-limit 10)
+long=("${settings[@]}" --factors f.h5)
 t2 train "$mini" "${long[@]}" --out whole.h5 --resume
 check "--resume begins where there is nothing to resume" "$code" -eq 0
 t2 train "$mini" "${long[@]}" --out whole.h5 --resume
@@ -101,10 +102,12 @@ check "... and has nothing to do when all is done" "$code$out" = 0
 t2 train "$mini" "${long[@]}" --rate 1e-3 --out whole.h5 --resume
 contains "... unless the settings are others" "$err" "it has 'rate = 0.002', this run has 'rate = 0.001'"
 
+# Runs "${long[@]}", which leave $whole when nobody interferes.
+whole=whole.h5
 stop_and_resume() { # stop_and_resume "statement" SIGNAL ranks options...
     local statement=$1 signal=$2 n=$3 tries=0 pid
     shift 3
-    rm -f part.h5 part.h5.state part.log
+    rm -f part.h5 part.h5.state part.log part.factors.h5
     "$T2_MPIRUN" --oversubscribe --bind-to none -n "$n" "$T2_BINARY" train "$mini" "${long[@]}" "$@" --out part.h5 --rollout-log part.log >/dev/null 2>stop.err &
     pid=$!
     # Until a few steps, of eight answers each, are done.
@@ -125,12 +128,21 @@ stop_and_resume() { # stop_and_resume "statement" SIGNAL ranks options...
     fi
     ranks $((n % 3 + 1)) train "$mini" "${long[@]}" --out part.h5 --resume
     check "... it goes on, on other ranks" "$code" -eq 0
-    same "... to the same bits" whole.h5 part.h5
+    same "... to the same bits" $whole part.h5
     check "... and the state is gone" ! -e part.h5.state
 }
 stop_and_resume "SIGTERM" TERM 2
 stop_and_resume "kill -9 of a rank" KILL 3 --checkpoint-every 1
 stop_and_resume "kill -9 of a rank without checkpoints" KILL 2 --checkpoint-every 1000000
+
+long=("${settings[@]}" --dtype f32 --parametrisation sigmoid)
+whole=scratch.h5
+t2 train "$mini" "${long[@]}" --out $whole
+check "f32 trains from scratch" "$code" -eq 0
+for n in 2 3; do
+    stop_and_resume "f32 from scratch, kill -9 of one of $n ranks" KILL $n
+done
+long=("${settings[@]}" --factors f.h5)
 
 "$T2_BINARY" train "$mini" "${long[@]}" --out part.h5 --checkpoint-every 1 >/dev/null 2>stop.err &
 pid=$!
@@ -148,6 +160,10 @@ if [ "$code" -ne 0 ]; then
     contains "... and --resume is named" "$err" "--resume"
     t2 train "$mini" "${long[@]}" --seed 4 --out part.h5 --resume
     contains "other settings are refused with the line" "$err" "it has 'seed = 3', this run has 'seed = 4'"
+    cp -r "$mini" changed
+    sed -i '7s/[0-9]/7/g' changed/data/add/train.jsonl
+    t2 train "$mini" "${long[@]}" --task changed/tasks/add.ini --out part.h5 --resume
+    contains "changed data are refused" "$err" "it has 'training_data = rows with the digest "
     cp part.h5.state keep
     head -c 3000 keep >part.h5.state
     t2 train "$mini" "${long[@]}" --out part.h5 --resume
