@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "eval/cls.h"
 #include "model/rng.h"
 #include "mpi/error.h"
 #include "mpi/hash.h"
@@ -76,6 +77,20 @@ static int open_examples(struct items *items, uint64_t seed)
     return 0;
 }
 
+static int load_rows(struct items *items, const struct items_options *options)
+{
+    const struct task *task = &items->task;
+
+    items->borrowed = options->data != NULL;
+    if (options->data)
+        items->data = *options->data;
+    else if (task->cls)
+        return cls_load(&items->data, task->cls, options->data_root, task->split);
+    else
+        return dataset_load(&items->data, items->data_root, task->dataset, task->split);
+    return 0;
+}
+
 int items_open(struct items *items, const struct task *task, const struct chat_format *chat,
                const struct items_options *options)
 {
@@ -98,7 +113,7 @@ int items_open(struct items *items, const struct task *task, const struct chat_f
     items->data_root = choose_root(task, options->data_root);
     if (!items->data_root)
         return error_set("out of memory");
-    if (dataset_load(&items->data, items->data_root, task->dataset, items->task.split))
+    if (load_rows(items, options))
         return -1;
     items->n = items->data.n_rows;
     if (options->limit && options->limit < items->n)
@@ -110,7 +125,8 @@ void items_close(struct items *items)
 {
     free(items->example_rows);
     free(items->data_root);
-    dataset_free(&items->data);
+    if (!items->borrowed)
+        dataset_free(&items->data);
     dataset_free(&items->examples);
     memset(items, 0, sizeof *items);
 }

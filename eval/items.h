@@ -19,14 +19,16 @@ struct items_options {
     const char *split;     /* NULL: the task's */
     const char *system;    /* NULL: as the task or template says */
     int chat;              /* 1 chat, 0 raw, -1 */
-    int64_t fewshot, max_new; /* -1; max_new 0 as well */
-    size_t limit;             /* first items only; 0: all */
-    uint64_t seed;            /* chooses the few-shot examples */
+    int64_t fewshot, max_new;   /* -1; max_new 0 as well */
+    size_t limit;               /* first items only; 0: all */
+    uint64_t seed;              /* chooses the few-shot examples */
+    const struct dataset *data; /* in place of the split's rows (must outlive items), or NULL */
 };
 
 struct items {
     struct task task; /* with the options applied; borrows the task's texts, not to be freed */
     struct dataset data, examples;
+    bool borrowed; /* data is the options' */
     size_t *example_rows;
     char *data_root;
     struct task_context context;

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "model/adapter_kinds.h"
 #include "mpi/error.h"
 
 /* 1: opened; 0: is not there, or not the factors that the expert wants. */
@@ -67,6 +68,13 @@ int adapter_files_open(struct adapter_files *f, const char *path, const char *fa
     f->has_expert = true;
     if (expert_check_model(&f->expert, identity, model_path) != 0)
         return -1;
+    const struct adapter_kind *kind = adapter_kind_find(f->expert.kind);
+    if (!kind)
+        return error_prefix("%s", path);
+    if (!kind->needs_factors)
+        return factors ? error_set("--factors: %s is of the kind '%s', which has none", path,
+                                   kind->name)
+                       : 0;
     if (!factors)
         return find_factors(f);
     f->factors = factors_open(factors);

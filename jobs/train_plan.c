@@ -9,6 +9,7 @@
 #include "mpi/clock.h"
 #include "mpi/error.h"
 #include "mpi/text.h"
+#include "solver/engine.h"
 #include "solver/engine_product.h"
 #include "solver/kv_cache.h"
 #include "solver/team.h"
@@ -33,14 +34,13 @@ static bool is_chosen(const struct module *modules, size_t n_modules, const stru
 static size_t cache_bytes(const struct model_config *c, enum element element, size_t n_tokens,
                           size_t n_sequences)
 {
-    const enum element kv = /* engine_create_cpu's choice */
-        element == ELEMENT_BF16 && cpu_best_isa() >= ISA_AMX ? ELEMENT_BF16 : ELEMENT_F32;
     const size_t pages = round_up(n_tokens / KV_PAGE + n_sequences, KV_SLAB_PAGES);
     struct kv_cache cache;
 
-    kv_cache_create(&cache, kv, c->n_layers, c->n_kv_heads, c->head_dim);
+    kv_cache_create(&cache, engine_kv_form(element, cpu_best_isa()), c->n_layers, c->n_kv_heads,
+                    c->head_dim);
     const size_t bytes =
-        pages * c->n_layers * c->n_kv_heads * cache.head_elements * element_size(kv);
+        pages * c->n_layers * c->n_kv_heads * cache.head_elements * element_size(cache.element);
     kv_cache_free(&cache);
     return bytes;
 }

@@ -44,6 +44,8 @@ struct expert {
  * error_set; then nothing to free. */
 int expert_read(struct expert *expert, const char *path);
 void expert_free(struct expert *expert);
+/* A matrix's vector of this name and of the matrix's rank ("z", "p"); NULL: it has none. */
+const float *expert_vector(const struct expert_matrix *matrix, const char *name);
 /* Puts the expert's groups and attributes into an open file (h5_create, then h5_write). */
 int expert_put(hid_t file, const struct expert *expert);
 /* -1 with a sentence that names both when the expert is of another model. */

@@ -32,80 +32,120 @@ static void put_attribute(FILE *out, hid_t file, const char *label, const char *
     free(text);
 }
 
-/* ---- how far z lies from 1 ---------------------------------------------------------------------
+/* ---- how far parameters lie from their start ---------------------------------------------------
  */
 
 struct spread {
-    const char *name; /* of the module or the matrix */
+    const char *module, *piece;
     size_t n_matrices, n;
     double sum, squares, least, most;
 };
 
+/* Multipliers start at 1. */
+static double start_of(const char *piece)
+{
+    return strcmp(piece, "z") == 0 || strcmp(piece, "ia3_l") == 0 ? 1 : 0;
+}
+
 static void spread_add(struct spread *s, const struct expert_parameter *p)
 {
     const size_t n = p->n_rows * (p->n_columns ? p->n_columns : 1);
+    const double start = start_of(p->name);
 
     for (size_t i = 0; i < n; i++) {
         const double x = (double)p->values[i];
         s->least = s->n + i == 0 || x < s->least ? x : s->least;
         s->most = s->n + i == 0 || x > s->most ? x : s->most;
         s->sum += x;
-        s->squares += (x - 1) * (x - 1);
+        s->squares += (x - start) * (x - start);
     }
     s->n += n;
     s->n_matrices++;
 }
 
-static const struct expert_parameter *vector_of(const struct expert_matrix *m)
+/* Of the adapter, as it is used: no last step beside the best one, no p beside z. */
+static bool is_used(const struct expert *e, const struct expert_parameter *p)
 {
-    for (size_t i = 0; i < m->n_parameters; i++)
-        if (strcmp(m->parameters[i].name, "z") == 0)
-            return &m->parameters[i];
-    return &m->parameters[0];
+    const size_t n = strlen(p->name);
+
+    if (strcmp(e->kind, "svf") == 0)
+        return strcmp(p->name, "z") == 0;
+    return n < 5 || strcmp(p->name + n - 5, "_last") != 0;
 }
 
 static void put_row(struct text_table *table, const char *name, const struct spread *s)
 {
     text_table_cell(table, "%s", name);
+    text_table_cell(table, "%s", s->piece);
     text_table_cell(table, "%zu", s->n_matrices);
     text_table_cell(table, "%zu", s->n);
-    text_table_cell(table, "%.5f", s->sum / (double)s->n);
-    text_table_cell(table, "%.2e", sqrt(s->squares / (double)s->n));
+    text_table_cell(table, "%.5f", s->n ? s->sum / (double)s->n : 0);
+    text_table_cell(table, "%.2e", s->n ? sqrt(s->squares / (double)s->n) : 0);
     text_table_cell(table, "%.4f", s->least);
     text_table_cell(table, "%.4f", s->most);
 }
 
 static void put_spreads(const struct expert *e, FILE *out, bool verbose)
 {
-    static const char *const heads[] = {"parameters", "matrices", "numbers", "mean",
-                                        "rms of z-1", "least",    "most"};
-    struct spread kinds[16] = {{0}}, all = {0};
+    static const char *const heads[] = {"parameters", "",    "matrices", "numbers",
+                                        "mean",       "rms", "least",    "most"};
+    struct spread kinds[64] = {{0}}, all = {.piece = "all"};
     size_t n_kinds = 0;
     struct text_table table;
 
-    text_table_begin(&table, "lrrrrrr");
+    text_table_begin(&table, "llrrrrrr");
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
-        text_table_cell(&table, "%s", heads[i]);
+        if (strcmp(heads[i], "rms") == 0 && start_of(e->matrices[0].parameters[0].name) == 1)
+            text_table_cell(&table, "rms of %s-1", e->matrices[0].parameters[0].name);
+        else
+            text_table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; i < e->n_matrices; i++) {
         const struct expert_matrix *m = &e->matrices[i];
-        size_t k = 0;
-        while (k < n_kinds && strcmp(kinds[k].name, m->module.name) != 0)
-            k++;
-        if (k == n_kinds && n_kinds < sizeof kinds / sizeof *kinds)
-            kinds[n_kinds++].name = m->module.name;
-        if (k < n_kinds)
-            spread_add(&kinds[k], vector_of(m));
-        spread_add(&all, vector_of(m));
-        if (verbose) {
-            struct spread one = {0};
-            spread_add(&one, vector_of(m));
-            put_row(&table, m->module.path, &one);
+        for (size_t j = 0; j < m->n_parameters; j++) {
+            const struct expert_parameter *p = &m->parameters[j];
+            size_t k = 0;
+            if (!is_used(e, p))
+                continue;
+            while (k < n_kinds && (strcmp(kinds[k].module, m->module.name) != 0 ||
+                                   strcmp(kinds[k].piece, p->name) != 0))
+                k++;
+            if (k == n_kinds && n_kinds < sizeof kinds / sizeof *kinds)
+                kinds[n_kinds++] = (struct spread){m->module.name, p->name, 0, 0, 0, 0, 0, 0};
+            if (k < n_kinds)
+                spread_add(&kinds[k], p);
+            spread_add(&all, p);
+            if (verbose) {
+                struct spread one = {.piece = p->name};
+                spread_add(&one, p);
+                put_row(&table, m->module.path, &one);
+            }
         }
     }
     for (size_t k = 0; k < n_kinds; k++)
-        put_row(&table, kinds[k].name, &kinds[k]);
-    put_row(&table, "all", &all);
+        put_row(&table, kinds[k].module, &kinds[k]);
+    if (all.n > 0) {
+        text_table_cell(&table, "all");
+        text_table_cell(&table, "%s", "");
+        text_table_cell(&table, "%zu", e->n_matrices);
+        text_table_cell(&table, "%zu", all.n);
+        for (size_t i = 0; i < 4; i++)
+            text_table_cell(&table, "%s", "");
+    }
     text_table_print(&table, out, 2);
+}
+
+/* "rank = 16\nalpha = 32\n" in a line. */
+static void put_settings(FILE *out, const char *settings)
+{
+    char line[160];
+
+    if (!settings || !*settings)
+        return;
+    snprintf(line, sizeof line, "%s", settings);
+    for (size_t i = 0; line[i]; i++)
+        if (line[i] == '\n')
+            line[i] = line[i + 1] ? ',' : '\0';
+    put_text(out, "settings", line);
 }
 
 /* ---- the training -------------------------------------------------------------------------------
@@ -245,6 +285,7 @@ int expert_describe(const char *path, FILE *out, bool verbose)
     put_text(out, "SHA-256", e.identity);
     put_text(out, "task", e.task);
     put_text(out, "adapter", e.kind);
+    put_settings(out, e.settings);
     put_text(out, "z", e.parametrisation);
     put_text(out, "factors", e.factors);
     put_run(file, out);

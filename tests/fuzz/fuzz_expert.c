@@ -169,7 +169,7 @@ static void use(const char *path, bool state)
     if (!null)
         abort();
     if (state) {
-        if (train_state_create(&s, 3) != 0)
+        if (train_state_create(&s, 3, 0) != 0)
             abort();
         (void)train_state_read(&s, "seed = 1\n", path);
         train_state_free(&s);

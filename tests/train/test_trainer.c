@@ -424,37 +424,32 @@ static void the_guard_goes_back_when_validation_falls(void **state)
 static const struct adapter_ops *inner;
 static size_t n_calls;
 
-static void sleepy_forward(const struct adapter *adapter, size_t site, const struct engine *e,
-                           const float *parameters, float *y, size_t ldy, const void *x, size_t ldx,
-                           size_t n_rows, bool accumulate, void *saved, void *scratch)
+static void sleepy_forward(const struct adapter *adapter, size_t site,
+                           const struct adapter_call *call, float *y, size_t ldy, bool accumulate)
 {
     const struct timespec a_while = {0, 100 * 1000 * 1000};
     if (comm.rank == 0 && site == 0)
         nanosleep(&a_while, NULL);
-    inner->forward(adapter, site, e, parameters, y, ldy, x, ldx, n_rows, accumulate, saved,
-                   scratch);
+    inner->forward(adapter, site, call, y, ldy, accumulate);
 }
 
-static void counted_backward(const struct adapter *adapter, size_t site, const struct engine *e,
-                             const float *parameters, float *dx, size_t lddx, const void *g,
-                             size_t ldg, const void *x, size_t ldx, size_t n_rows,
-                             const void *saved, void *scratch, float *gradient)
+static int counted_backward(const struct adapter *adapter, size_t site,
+                            const struct adapter_call *call, float *dx, size_t lddx, const void *g,
+                            size_t ldg, float *gradient)
 {
     n_calls += site == 0;
-    inner->backward(adapter, site, e, parameters, dx, lddx, g, ldg, x, ldx, n_rows, saved, scratch,
-                    gradient);
+    return inner->backward(adapter, site, call, dx, lddx, g, ldg, gradient);
 }
 
-static void poisoned_backward(const struct adapter *adapter, size_t site, const struct engine *e,
-                              const float *parameters, float *dx, size_t lddx, const void *g,
-                              size_t ldg, const void *x, size_t ldx, size_t n_rows,
-                              const void *saved, void *scratch, float *gradient)
+static int poisoned_backward(const struct adapter *adapter, size_t site,
+                             const struct adapter_call *call, float *dx, size_t lddx, const void *g,
+                             size_t ldg, float *gradient)
 {
-    inner->backward(adapter, site, e, parameters, dx, lddx, g, ldg, x, ldx, n_rows, saved, scratch,
-                    gradient);
+    const int status = inner->backward(adapter, site, call, dx, lddx, g, ldg, gradient);
     /* from the second step on */
-    if (site == 1 && parameters[0] != 1)
+    if (site == 1 && call->parameters[0] != 1)
         gradient[adapter->sites[site].first_parameter + 2] = NAN;
+    return status;
 }
 
 static void a_slow_rank_gets_fewer_shards_and_the_bits_stay(void **state)
@@ -507,7 +502,7 @@ static void a_gradient_that_is_no_number_names_step_shard_and_prompts(void **sta
     /* What was good is kept: one step. */
     MPI_Barrier(comm.handle);
     if (comm.rank == 0) {
-        assert_int_equal(train_state_create(&s, f32.adapter->n_parameters), 0);
+        assert_int_equal(train_state_create(&s, f32.adapter->n_parameters, 0), 0);
         assert_int_equal(train_state_read(&s, t.settings, state_path), 0);
         o.steps = 1;
         train(&f32, &alone, &f32.sentiment, &o, &one);
