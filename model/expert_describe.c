@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/expert.h"
+#include "model/expert_curve.h"
 #include "mpi/error.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
@@ -247,6 +248,28 @@ static void put_mixture(hid_t file, FILE *out)
     }
 }
 
+/* Both over the steps: accuracy of the answers trained on, and of the validations. */
+static void put_drawings(hid_t file, FILE *out)
+{
+    static const char *const names[][3] = {
+        {"curve/accuracy", NULL, "accuracy of the answers, by step"},
+        {"validation/score", "validation/step", "validation, by step"}};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t n = 0, n_steps = 0;
+        char group[16];
+        snprintf(group, sizeof group, "%.*s", (int)strcspn(names[i][0], "/"), names[i][0]);
+        if (H5Lexists(file, group, H5P_DEFAULT) <= 0)
+            continue;
+        double *values = read_column(file, names[i][0], &n);
+        double *steps = names[i][1] ? read_column(file, names[i][1], &n_steps) : NULL;
+        if (values && n > 2)
+            curve_draw(out, names[i][2], values, n_steps == n ? steps : NULL, n, curve_in_utf8());
+        free(values);
+        free(steps);
+    }
+}
+
 static void put_scores(hid_t file, FILE *out)
 {
     double before, after, error;
@@ -312,6 +335,7 @@ int expert_describe(const char *path, FILE *out, bool verbose)
     put_spreads(&e, out, verbose);
     put_curve(file, out);
     put_mixture(file, out);
+    put_drawings(file, out);
     h5_close(file);
     expert_free(&e);
     return 0;

@@ -262,6 +262,13 @@ fi
 ranks 2 train "$mini" --task sentiment --modules all --steps $steps --rate 1e-2 --clip-norm 0 --validate-every 10 --valid-limit 50 --out learned.h5 -t 1
 check "without --factors the model is decomposed first" -e learned.factors.h5
 contains "stderr has a table" "$err" "validation:"
+if [ -z "$sanitized" ]; then
+    LC_ALL=C t2 inspect learned.h5
+    contains "inspect draws the curve" "$out" "accuracy of the answers, by step"
+    contains "... without block characters where the locale has none" "$out" "###"
+    LC_ALL=C.UTF-8 t2 inspect learned.h5
+    contains "... and with them where it has" "$out" "██"
+fi
 limit=100
 if [ "$sanitized" ]; then
     limit=10
