@@ -124,7 +124,7 @@ static void attend_page(const struct attention_call *call, const struct item *it
                           next.n_keys > 0 ? values : 0);
     softmax_page(call, item, w, first_key);
     call->e->page_product(w->o, width, w->s, KV_PAGE, item->n, page + values, width, width,
-                          round_up(n_keys, 2), w->c, next.page + values,
+                          round_up(n_keys, 2), w->c, next.n_keys > 0 ? next.page + values : NULL,
                           next.n_keys * width * size);
 }
 
