@@ -22,7 +22,7 @@ data_of() {
 
 # Options and help.
 t2 decompose --help
-contains "--help shows the methods" "$out" "auto|lapack|two-stage|scalapack|elpa|gesvd"
+contains "--help shows the methods" "$out" "auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd"
 t2 decompose "$model"
 check "no --out is a mistake" "$code" -eq 2
 contains "... that is told" "$err" "--out is missing"
