@@ -356,7 +356,7 @@ int decompose_cost_load(struct decompose_costs *costs, const char *path)
         status = load_line(costs, line, path, ++number);
     }
     if (status == 0 && ferror(file))
-        status = error_set("%s: cannot be read", path);
+        status = error_set("%s: cannot be read: %s", path, strerror(errno));
     fclose(file);
     return status;
 }
