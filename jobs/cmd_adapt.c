@@ -7,10 +7,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "eval/gather.h"
-#include "eval/metrics.h"
 #include "jobs/adapt_options.h"
 #include "jobs/adapt_result.h"
+#include "jobs/adapt_scores.h"
 #include "jobs/adapt_state.h"
 #include "jobs/commands.h"
 #include "jobs/load_experts.h"
@@ -25,9 +24,7 @@
 #include "solver/cpu.h"
 #include "train/train_result.h"
 
-/* What the scores table holds beside the experts. */
-enum { ROW_BASE, ROW_FIRST_EXPERT };
-enum { EXTRA_ROWS = 3, WRITE_EVERY_SECONDS = 2 };
+enum { WRITE_EVERY_SECONDS = 2 };
 
 struct run {
     const struct comm *comm;
@@ -47,8 +44,7 @@ struct run {
     char *data_root, *command_line, *record, *deciding, *own_settings, *state_path;
     struct factors *factors; /* until the model is ready */
     struct fewshot_form form;
-    struct adapt_score *scores;
-    size_t n_rows, n_test;
+    struct adapt_scoring scoring;
     char cpu[256], started[32];
     bool has_state, done_before, interrupted;
     double start, written;
@@ -295,151 +291,33 @@ static int search(struct run *run)
     return status;
 }
 
-/* ---- scores of base, experts and mixtures -------------------------------------------------------
- */
-
-static int make_rows(struct run *run)
-{
-    const struct expert_set *set = &run->set;
-
-    run->n_rows = set->n + EXTRA_ROWS;
-    run->scores = calloc(run->n_rows, sizeof *run->scores);
-    if (!run->scores)
-        return error_set("out of memory");
-    run->scores[ROW_BASE].name = "base";
-    for (size_t k = 0; k < set->n; k++)
-        run->scores[ROW_FIRST_EXPERT + k].name = set->names[k];
-    run->scores[run->n_rows - 2].name = "uniform";
-    run->scores[run->n_rows - 1].name = "mixture";
-    return 0;
-}
-
-/* The base model and single experts are mixtures too. */
-static int wear_row(void *context, size_t row)
-{
-    struct run *run = context;
-    struct fewshot *f = &run->f;
-    const struct fewshot_options *o = &f->options;
-    double alpha[EXPERT_SET_MAX] = {0};
-
-    if (row < ROW_FIRST_EXPERT + run->set.n) {
-        if (row >= ROW_FIRST_EXPERT)
-            alpha[row - ROW_FIRST_EXPERT] = 1;
-        return fewshot_wear(f, &run->form, EXPERT_MIX_DELTA, EXPERT_PER_EXPERT, alpha);
-    }
-    if (row == run->n_rows - 1) {
-        fewshot_coefficients(f, f->search.best, f->alpha);
-        return fewshot_wear(f, &run->form, o->mix, o->per, f->alpha);
-    }
-    for (size_t k = 0; k < run->set.n; k++)
-        alpha[k] = 1 / (double)run->set.n;
-    return fewshot_wear(f, &run->form, o->mix, EXPERT_PER_EXPERT, alpha);
-}
-
-static int score_on_shots(struct run *run)
-{
-    struct population population = population_of(run);
-    struct population_result result;
-    const size_t n = run->shots.n;
-    size_t *which = malloc((n + 1) * sizeof *which);
-    double *right = malloc((n + 1) * sizeof *right);
-    int status =
-        comm_agree(run->comm, which && right ? 0 : error_set("no memory for %zu shots", n));
-
-    if (status != 0)
-        goto done;
-    for (size_t i = 0; i < n; i++)
-        which[i] = i;
-    population.objective = POPULATION_ACCURACY;
-    population.wear = wear_row;
-    population.progress = NULL;
-    status = population_evaluate(&population, run->n_rows, which, n, 0, &result);
-    if (status != 0)
-        goto done;
-    run->interrupted = result.interrupted;
-    for (size_t r = 0; r < run->n_rows; r++) {
-        for (size_t i = 0; i < n; i++)
-            right[i] = result.outcomes[r * n + i].right;
-        run->scores[r].shots = metrics_mean(right, n, &run->scores[r].shots_error);
-    }
-    population_result_free(&result);
-done:
-    free(which);
-    free(right);
-    return status;
-}
-
-/* Takes the shots out of a result, on rank 0. */
-static int drop_shots(struct run *run, struct task_result *result)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < result->n_items; i++) {
-        if (shots_has_row(&run->shots, result->items[i].index))
-            item_record_free(&result->items[i]);
-        else
-            result->items[n++] = result->items[i];
-    }
-    result->n_items = n;
-    if (n == 0)
-        return error_set("task %s: all items of the split \"%s\" that are tested are shots",
-                         run->task.name, result->split);
-    evaluate_metrics(&run->task, result);
-    return 0;
-}
-
-static int score_on_test(struct run *run, size_t row)
+static int score(struct run *run)
 {
     const struct adapt_settings *s = run->settings;
-    struct evaluate_options options = evaluate_defaults();
-    struct task_result result;
-    double numbers[3];
+    struct adapt_scoring *scoring = &run->scoring;
+    struct evaluate_options *options = &scoring->evaluate;
 
-    options.run = scheduler_run;
-    options.scheduler.batch = (size_t)s->batch;
-    options.scheduler.chunk = (size_t)s->chunk;
-    options.seed = (uint64_t)s->seed;
-    options.sandbox = run->sandbox;
-    options.limit = s->test_limit > 0 ? (size_t)s->test_limit : 0;
-    options.split = s->test_split;
-    options.data_root = run->data_root;
-    options.chat = chat_setting(run);
-    options.system = s->load.system;
-    options.fewshot = s->fewshot;
-    options.max_new = s->max_new > 0 ? s->max_new : -1;
-    if (comm_agree(run->comm, wear_row(run, row)) != 0 ||
-        evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer, &run->loaded.chat,
-                      &run->task, &options, &result) != 0)
-        return -1;
-    int status = 0;
-    if (run->comm->rank == 0 && strcmp(s->test_split, s->shot_split) == 0)
-        status = drop_shots(run, &result);
-    numbers[0] = result.accuracy;
-    numbers[1] = result.accuracy_error;
-    numbers[2] = (double)result.n_items;
-    task_result_free(&result);
-    if (run->comm->size > 1)
-        MPI_Bcast(numbers, 3, MPI_DOUBLE, 0, run->comm->handle);
-    run->scores[row].test = numbers[0];
-    run->scores[row].test_error = numbers[1];
-    run->n_test = (size_t)numbers[2];
-    return comm_agree(run->comm, status);
-}
-
-static int score_all(struct run *run)
-{
-    if (comm_agree(run->comm, make_rows(run)) != 0 || score_on_shots(run) != 0)
-        return -1;
-    for (size_t r = 0; r < run->n_rows; r++) {
-        run->scores[r].test = run->scores[r].test_error = NAN;
-        int stop = signals_pending();
-        if (run->comm->size > 1)
-            MPI_Allreduce(MPI_IN_PLACE, &stop, 1, MPI_INT, MPI_MAX, run->comm->handle);
-        run->interrupted = run->interrupted || stop;
-        if (!run->interrupted && run->settings->test_limit != 0 && score_on_test(run, r) != 0)
-            return -1;
-    }
-    return 0;
+    *scoring = (struct adapt_scoring){.comm = run->comm,
+                                      .f = &run->f,
+                                      .form = &run->form,
+                                      .population = population_of(run),
+                                      .task = &run->task,
+                                      .chat = &run->loaded.chat,
+                                      .evaluate = evaluate_defaults(),
+                                      .test = s->test_limit != 0};
+    options->run = scheduler_run;
+    options->scheduler.batch = (size_t)s->batch;
+    options->scheduler.chunk = (size_t)s->chunk;
+    options->seed = (uint64_t)s->seed;
+    options->sandbox = run->sandbox;
+    options->limit = s->test_limit > 0 ? (size_t)s->test_limit : 0;
+    options->split = s->test_split;
+    options->data_root = run->data_root;
+    options->chat = chat_setting(run);
+    options->system = s->load.system;
+    options->fewshot = s->fewshot;
+    options->max_new = s->max_new > 0 ? s->max_new : -1;
+    return adapt_score_all(scoring, &run->interrupted);
 }
 
 /* ---- the end -----------------------------------------------------------------------------------
@@ -451,9 +329,9 @@ static int write_result(const struct run *run)
     const struct model_options *o = &run->loaded.model_options;
     const struct adapt_result result = {.f = &run->f,
                                         .shots = &run->shots,
-                                        .scores = run->scores,
-                                        .n_scores = run->n_rows,
-                                        .n_test = run->n_test,
+                                        .scores = run->scoring.scores,
+                                        .n_scores = run->scoring.n_rows,
+                                        .n_test = run->scoring.n_test,
                                         .task = run->task.name,
                                         .task_text = run->task.text,
                                         .test_split = s->test_split,
@@ -487,8 +365,10 @@ static void print_result(const struct run *run)
 
     if (run->comm->rank != 0)
         return;
-    for (size_t r = 0; r < run->n_rows; r++)
-        width = (int)strlen(run->scores[r].name) > width ? (int)strlen(run->scores[r].name) : width;
+    for (size_t r = 0; r < run->scoring.n_rows; r++)
+        width = (int)strlen(run->scoring.scores[r].name) > width
+                    ? (int)strlen(run->scoring.scores[r].name)
+                    : width;
     if (!run->settings->quiet) {
         fprintf(stderr, "%s: %zu iterations in %s, best %.4f on %zu shots\n", run->settings->out,
                 f->search.iteration, text_duration(took, sizeof took, MPI_Wtime() - run->start),
@@ -503,8 +383,8 @@ static void print_result(const struct run *run)
         }
         fprintf(stderr, "%-*s   shots  stderr    test  stderr      gap\n", width, "weights");
     }
-    for (size_t r = 0; r < run->n_rows; r++) {
-        const struct adapt_score *s = &run->scores[r];
+    for (size_t r = 0; r < run->scoring.n_rows; r++) {
+        const struct adapt_score *s = &run->scoring.scores[r];
         printf("%-*s  %.4f  %.4f  ", width, s->name, s->shots, s->shots_error);
         if (isnan(s->test))
             printf("%6s  %6s  %7s\n", "-", "-", "-");
@@ -534,7 +414,7 @@ static int run_all(struct run *run)
         return 0;
     if (search(run) != 0)
         return -1;
-    if (run->interrupted || score_all(run) != 0)
+    if (run->interrupted || score(run) != 0)
         return run->interrupted ? 0 : -1;
     return run->interrupted ? 0
                             : comm_agree(run->comm, run->comm->rank == 0 ? write_result(run) : 0);
@@ -542,7 +422,7 @@ static int run_all(struct run *run)
 
 static void run_free(struct run *run)
 {
-    free(run->scores);
+    free(run->scoring.scores);
     weight_mix_free(run->form.weights);
     factors_close(run->factors);
     fewshot_free(&run->f);
