@@ -7,8 +7,8 @@ include(CheckCCompilerFlag)
 # tests take minutes.
 # vecmath's loops carry `omp simd`, which needs no OpenMP run-time.
 set(T2_KERNEL_OPTIONS -O3 -fno-trapping-math -fopenmp-simd)
-set_source_files_properties(solver/kernels.c solver/page_product.c solver/vecmath_plain.c solver/axpy.c
-  solver/engine_product.c
+set_source_files_properties(solver/kernels.c solver/page_product.c solver/vecmath_plain.c
+  solver/axpy.c solver/engine_product.c solver/attention_store_cpu.c
   solver/matrix_transpose.c solver/eigen_kernels.c solver/svd.c solver/svd_gram.c
   solver/svd_bounds.c solver/svd_check.c PROPERTIES
   COMPILE_OPTIONS "${T2_KERNEL_OPTIONS}")
