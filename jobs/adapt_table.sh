@@ -69,7 +69,7 @@ row() { # row METHOD TASK FILE
         -v error="$(number "$3" "$at/accuracy_error")" -v n="$(number "$3" "$at/n_items")" \
         -v one="${one:-0}" -v two="$two" 'BEGIN {
             printf "%-14s %-16s %.4f  %.4f %6d %9.1f %6.1f\n", method, task, score, error, n,
-                one + two, one + two > 0 ? 100 * one / (one + two) : 0 }'
+                one + two, (one + two > 0 ? 100 * one / (one + two) : 0) }'
 }
 
 files=()
