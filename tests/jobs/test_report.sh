@@ -76,7 +76,7 @@ unset T2_DATA
 
 # ---- a page of real runs ------------------------------------------------------------------------
 limit=40
-grep -q __asan_init "$T2_BINARY" && limit=4
+grep -q __asan_init "$T2_BINARY" && limit=6
 t2 decompose "$mini" --modules all --out factors.h5 -q
 train=(train "$mini" -f factors.h5 --modules all --batch 8 --steps 6 -q -t 1 --test-limit "$limit")
 t2 "${train[@]}" --task sentiment --validate-every 3 --valid-limit 20 --out sentiment.h5
@@ -89,13 +89,13 @@ files=(base.h5 tuned.h5 sentiment.h5 two.h5 add.h5 add_pg.h5 factors.h5)
 t2 report "${files[@]}" --history slow.tsv --out page.html --items 5
 check "a page is made" "$code" -eq 0
 page=$(cat page.html)
-for id in runs scores curves phases spectra similarity scaling history paper items; do
+for id in runs scores curves phases spectra similarity adaptation scaling history paper items; do
     contains "it has the section $id" "$page" "<section id=\"$id\">"
 done
 for n in table-1 table-2 table-3 table-4 table-5 table-7 table-8 table-9 table-10 figure-4 figure-6 figure-7 figure-9 figure-10 figure-11; do
     contains "it has the paper's $n" "$page" "<section id=\"$n\">"
 done
-contains "a section without runs says which would fill it" "$page" "Filled by t2 transfer"
+contains "a section without runs says which would fill it" "$page" "Filled by experts of t2 transfer"
 check "five items of each task" "$(grep -c '<dt>prompt' page.html)" -eq 20
 check "every link has its place" "$(grep -o 'href="#[^"]*"' page.html | sort -u | while IFS='#"' read -r _ _ id; do
     grep -q "id=[\"']${id}[\"']" page.html || echo "$id"
