@@ -10,6 +10,7 @@
 #include "eval/given.h"
 #include "eval/results.h"
 #include "jobs/commands.h"
+#include "jobs/eval_table.h"
 #include "jobs/load.h"
 #include "jobs/load_adapt.h"
 #include "jobs/load_sandbox.h"
@@ -19,7 +20,7 @@
 #include "mpi/progress.h"
 #include "mpi/text.h"
 #include "solver/cpu.h"
-#include "solver/kernels.h"
+#include "solver/engine.h"
 
 enum { MAX_TASKS = 64 };
 
@@ -36,7 +37,8 @@ struct settings {
 struct run {
     const struct comm *comm;
     const struct settings *settings;
-    int chat; /* as evaluate_options.chat */
+    int chat;      /* as evaluate_options.chat */
+    bool in_table; /* one of several adapters: the scores come in one table */
     struct task tasks[MAX_TASKS];
     struct task_result results[MAX_TASKS];
     size_t n_tasks, n_results;
@@ -90,7 +92,7 @@ static int write_results(struct run *run)
         .model_sha256 = run->identity,
         .dtype = s->load.dtype,
         .isa = isa_name(options->isa),
-        .kernel_order = kernels_find(options->element, options->isa)->order,
+        .kernel_order = engine_order(options->element, options->isa),
         .cpu = run->cpu,
         .chat_format = chat_family_name(run->loaded.chat.family),
         .ranks = run->comm->size,
@@ -128,7 +130,7 @@ static int name_width(const struct run *run)
 
 static void print_head(const struct run *run)
 {
-    if (run->comm->rank == 0 && !run->settings->quiet)
+    if (run->comm->rank == 0 && !run->settings->quiet && !run->in_table)
         fprintf(stderr, "%-*s   score  stderr    items  tokens/s\n", name_width(run), "task");
 }
 
@@ -137,7 +139,7 @@ static void print_row(const struct run *run, const struct task_result *r)
 {
     char prompts[32], answers[32], computed[32], took[32];
 
-    if (run->comm->rank != 0)
+    if (run->comm->rank != 0 || run->in_table)
         return;
     printf("%-*s  %.4f  %.4f  %7zu  %8.1f\n", name_width(run), r->name, r->accuracy,
            r->accuracy_error, r->n_items, r->tokens_per_second);
@@ -332,6 +334,64 @@ static int check_settings(const struct settings *s, size_t n_args)
     return 0;
 }
 
+/* How the command was given. */
+struct invocation {
+    const struct comm *comm;
+    int argc;
+    char **argv;
+    const char *path, *options;
+    bool chat_given;
+};
+
+/* One adapter, or none; its figures go into the table where there are several. */
+static int evaluate_one(const struct invocation *v, const struct settings *s,
+                        struct eval_table *table, size_t i)
+{
+    struct run *run = calloc(1, sizeof *run);
+    int rc = -1;
+
+    if (run) {
+        run->comm = v->comm;
+        run->settings = s;
+        run->in_table = table->n_names > 1;
+        run->chat = s->load.raw || !s->load.chat ? 0 : v->chat_given ? 1 : -1;
+        run->command_line = output_command_line(v->argc, v->argv);
+        run->options = strdup(v->options);
+    }
+    rc = comm_agree(v->comm,
+                    run && run->command_line && run->options ? 0 : error_set("out of memory"));
+    if (rc == 0)
+        rc = evaluate(run, v->path, v->chat_given);
+    if (rc == 0 && run->in_table)
+        rc = comm_agree(
+            v->comm, eval_table_add(table, i, run->loaded.n_trained, run->results, run->n_results));
+    if (run)
+        run_free(run);
+    return rc;
+}
+
+static int evaluate_adapters(const struct invocation *v, struct settings *s)
+{
+    struct eval_table table;
+    const char *out = s->out;
+    int rc = comm_agree(v->comm, eval_table_begin(&table, s->load.adapter));
+
+    for (size_t i = 0; rc == 0 && i < table.n_names; i++) {
+        char *own = out && table.n_names > 1 ? eval_table_out(&table, i, out) : NULL;
+        s->load.adapter = eval_table_adapter(&table, i);
+        s->out = own ? own : out;
+        if (table.n_names > 1 && v->comm->rank == 0 && !s->quiet)
+            fprintf(stderr, "%s\n", table.names[i]);
+        rc = evaluate_one(v, s, &table, i);
+        free(own);
+    }
+    s->out = out;
+    if (rc == 0 && table.n_names > 1 && v->comm->rank == 0)
+        eval_table_print(&table, stdout);
+    eval_table_free(&table);
+    return rc;
+}
+
 static int command_run(const struct comm *comm, int argc, char **argv)
 {
     struct settings s = {.load = load_defaults(),
@@ -387,7 +447,6 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     size_t n_args;
     bool done;
     int code = COMMAND_OK;
-    struct run *run = NULL;
 
     if (options_parse(&command_eval, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
         (!done && (load_check_options(&s.load, table) != 0 ||
@@ -396,24 +455,16 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     if (done || code != COMMAND_OK)
         goto finish;
 
-    bool chat_given = option_find(table, "chat")->source && s.load.chat;
-    run = calloc(1, sizeof *run);
-    if (run) {
-        run->comm = comm;
-        run->settings = &s;
-        run->chat = s.load.raw || !s.load.chat ? 0 : chat_given ? 1 : -1;
-        run->command_line = output_command_line(argc, argv);
-        run->options = options_record(&command_eval, table);
-    }
-    int rc = run && run->command_line && run->options ? 0 : error_set("out of memory");
-    rc = comm_agree(comm, rc);
+    const bool chat_given = option_find(table, "chat")->source && s.load.chat;
+    char *options = options_record(&command_eval, table);
+    const struct invocation invocation = {comm, argc, argv, path, options, chat_given};
+    int rc = comm_agree(comm, options ? 0 : error_set("out of memory"));
     if (rc == 0)
-        rc = evaluate(run, path, chat_given);
+        rc = evaluate_adapters(&invocation, &s);
+    free(options);
     if (rc != 0)
         code = command_fail(&command_eval, comm, COMMAND_FAILED);
 finish:
-    if (run)
-        run_free(run);
     options_free(table);
     return code;
 }
@@ -427,9 +478,12 @@ const struct command command_eval = {
         "(a fraction), standard error, items, tokens/s (prompt and new tokens, as if nothing were "
         "shared); the rest goes to stderr. Tasks are INI files, looked for in T2_TASKS, "
         "beside the program and in MODEL/tasks; their data sets lie in T2_DATA (see 't2 data "
-        "list'). An item's record is the same for any batch, chunk, thread and rank count.\n\n"
+        "list'). An item's record is the same for any batch, chunk, thread and rank count. Several "
+        "adapters, joined by ',' ('base': none), give one table: adapter, parameters trained, MB, "
+        "a score a task, tokens/s; --out FILE.h5 becomes FILE.NAME.h5 for each.\n\n"
         "examples\n"
         "  t2 eval MODEL --tasks arc_easy,sst2 --limit 200\n"
+        "  t2 eval MODEL --tasks sst2,mawps --adapter base,svf.h5,lora.h5,peft-folder\n"
         "  mpirun -n 4 t2 eval MODEL --tasks gsm8k --out gsm8k.h5 && t2 inspect gsm8k.h5\n"
         "  t2 eval MODEL --tasks humaneval --samples 10 --temperature 0.8 --pass-at 5\n"
         "  t2 eval --tasks humaneval --grade answers.jsonl",

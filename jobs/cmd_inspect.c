@@ -12,6 +12,7 @@
 #include "model/describe.h"
 #include "model/expert.h"
 #include "model/factors.h"
+#include "model/peft.h"
 #include "mpi/error.h"
 #include "train/train_result.h"
 
@@ -31,6 +32,10 @@ static int inspect(const char *path, bool verbose)
 
     if (stat(path, &info) != 0)
         return error_set("%s: %s", path, strerror(errno));
+    if (S_ISDIR(info.st_mode) && peft_is_folder(path))
+        return error_set("%s: an adapter of PEFT; t2 eval and t2 generate take it as --adapter, "
+                         "t2 inspect does not show it",
+                         path);
     if (S_ISDIR(info.st_mode))
         return inspect_model(path, verbose);
     if (!S_ISREG(info.st_mode))

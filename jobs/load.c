@@ -149,15 +149,18 @@ static int load_unmerged(struct loaded *l, const struct adapter_files *files)
     return 0;
 }
 
-static int load_with_adapter(const char *path, const struct load_options *options, struct loaded *l)
+static int load_with_adapter(const struct load_options *options, struct loaded *l)
 {
     struct adapter_files files;
-    int status = adapter_files_open(&files, options->adapter, options->factors, l->identity, path);
+    int status =
+        adapter_files_open(&files, options->adapter, options->factors, l->identity, l->checkpoint);
 
     if (status == 0)
         status = options->unmerged || !adapter_kind_find(files.expert.kind)->can_merge
                      ? load_unmerged(l, &files)
                      : load_merged(l, &files);
+    if (status == 0)
+        l->n_trained = expert_n_parameters(&files.expert);
     adapter_files_close(&files);
     return status;
 }
@@ -171,7 +174,7 @@ static int open_local(const char *path, const struct load_options *options, bool
     if (!l->tokenizer || check_tokenizer(l, path) != 0 ||
         recognise_chat(options, chat_asked, path, l) != 0)
         return -1;
-    return options->adapter ? load_with_adapter(path, options, l) : load_plain(l);
+    return options->adapter ? load_with_adapter(options, l) : load_plain(l);
 }
 
 int load_open(const struct comm *comm, const char *path, const struct load_options *options,

@@ -171,6 +171,17 @@ static const struct setting {
 };
 enum { N_SETTINGS = sizeof all_settings / sizeof *all_settings, TEXT_SIZE = 24 };
 
+/* As short as gives the same number back. */
+static void put_real(FILE *out, double value)
+{
+    char text[40];
+
+    snprintf(text, sizeof text, "%.15g", value);
+    if (strtod(text, NULL) != value)
+        snprintf(text, sizeof text, "%.17g", value);
+    fprintf(out, "%s\n", text);
+}
+
 char *adapter_settings_text(const struct adapter_kind *kind,
                             const struct adapter_settings *settings)
 {
@@ -186,7 +197,7 @@ char *adapter_settings_text(const struct adapter_kind *kind,
         if (all_settings[i].type == SETTING_SIZE)
             fprintf(out, "%zu\n", *(const size_t *)member);
         else if (all_settings[i].type == SETTING_REAL)
-            fprintf(out, "%.17g\n", *(const double *)member);
+            put_real(out, *(const double *)member);
         else
             fprintf(out, "%s\n", (const char *)member);
     }

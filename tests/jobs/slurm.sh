@@ -70,6 +70,7 @@ cluster_wait 240 has_ended "$report" || logs run
 check "the chain ends well" "$(detail "$report" JobState)" = COMPLETED
 check "with a page" -s run/report.html
 check "... the base model's and every expert's scores" "$(find run -name 'eval.*.h5' | wc -l)" -eq 5
+check "... a mixture for the unseen task" -s run/adapt.reverse.h5
 contains "... experts side by side" "$(cat run/report.html)" '<section id="similarity">'
 for task in add sentiment; do
     for seed in 3 4; do

@@ -16,15 +16,19 @@ NAME.bin, little-endian, no padding:
       f32    start[n], gradient[n], end[n]   lora_A, lora_B, lora_magnitude_vector, or ia3_l
 
 The loss is the sum over the terms of -weight log p(target), in f64; the steps are torch.optim.AdamW
-on that loss, from `start`. tests/model/test_adapter_peft.c reads it.
+on that loss, from `start`. NAME/ is the adapter at `start` as PEFT saves it.
+tests/model/test_adapter_peft.c reads both.
 
     python tests/oracle/peft_oracle.py [--out tests/fixtures/peft] [--only NAME]
 
-With --check DIR [--model MODEL --logits FILE] it loads a directory that t2 export --peft has
-written and compares the logits of t2 (tests/jobs/test_peft.sh runs it where PEFT is there).
+With --check DIR --model MODEL --merged FOLDER it loads a directory that t2 export --peft has
+written, and compares its logits with those of the folder that t2 export --merged has written.
 """
 
 import argparse
+import copy
+import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -86,6 +90,20 @@ def flat(parameters):
     return torch.cat([p.detach().flatten() for p in parameters]).numpy().astype("<f4").tobytes()
 
 
+def save(model, folder):
+    """The adapter as PEFT writes it, in f32."""
+    shutil.rmtree(folder, ignore_errors=True)
+    copied = copy.deepcopy(model).float()
+    copied.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = None  # a path of whoever made it
+    for key, value in config.items():
+        if key in ("target_modules", "feedforward_modules"):
+            config[key] = sorted(value)  # sets
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def make(name, out):
     kind, base, modules, rank, alpha = CASES[name]
     generator = torch.Generator().manual_seed(len(name) + 7)
@@ -116,6 +134,7 @@ def make(name, out):
         logp = logits.log_softmax(-1)[range(len(positions)), targets]
         return logits, -(weights.double() * logp).sum()
 
+    save(model, out / name)
     model.train()
     trained = [p for _, _, parameters in parts for p in parameters]
     start = [flat(parameters) for *_, parameters in parts]
@@ -143,17 +162,22 @@ def make(name, out):
 
 
 def check(options):
-    """Logits of a PEFT directory on a model, against rows of f32 that t2 has written."""
-    import numpy as np
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32,
-                                                 attn_implementation="eager")
-    model = PeftModel.from_pretrained(model, options.check).eval()
-    ids = torch.tensor([int(x) for x in options.ids.split(",")])
-    with torch.inference_mode():
-        logits = model(ids[None], use_cache=False).logits[0].float().numpy()
-    theirs = np.fromfile(options.logits, "<f4").reshape(logits.shape)
-    worst = abs(logits - theirs).max()
-    print(f"largest difference {worst:.3g}")
+    ids = torch.arange(3, 60)[None] % 97 + 3
+    logits = []
+    for merged in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(options.merged if merged else options.model,
+                                                     dtype=torch.float32,
+                                                     attn_implementation="eager")
+        if not merged:
+            model = PeftModel.from_pretrained(model, options.check)
+        with torch.inference_mode():
+            logits.append(model.eval()(ids, use_cache=False).logits)
+            if not merged:
+                with model.disable_adapter():
+                    base = model(ids, use_cache=False).logits
+    worst = (logits[0] - logits[1]).abs().max().item()
+    moved = (logits[0] - base).abs().max().item()
+    print(f"largest difference {worst:.3g}; the adapter moves logits by {moved:.3g}")
     raise SystemExit(0 if worst < 1e-4 else 1)
 
 
@@ -163,8 +187,7 @@ def main():
     parser.add_argument("--only", help="make this case alone")
     parser.add_argument("--check", help="a PEFT directory")
     parser.add_argument("--model")
-    parser.add_argument("--logits")
-    parser.add_argument("--ids")
+    parser.add_argument("--merged")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
