@@ -20,7 +20,8 @@ static int open_local(const char *path, const char *list, const char *factors_pa
     int status = -1;
 
     if (expert_set_open(set, list, l->identity, path) != 0 ||
-        adapter_files_open(&files, one_with_factors(set), factors_path, l->identity, path) != 0)
+        adapter_files_open(&files, one_with_factors(set), factors_path, l->identity,
+                           l->checkpoint) != 0)
         goto done;
     if (expert_set_take_factors(set, files.factors) != 0) {
         error_prefix("%s", factors_path ? factors_path : "the experts' factors");
