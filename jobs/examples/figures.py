@@ -31,7 +31,7 @@ def learning_curves(experts, out):
     """Figure 4 of the paper: accuracy in training and on validation."""
     figure, axes = plt.subplots()
     for path, file in experts:
-        if "curve" not in file:
+        if "curve/accuracy" not in file:
             continue
         accuracy = file["curve/accuracy"][:]
         (line,) = axes.plot(np.convolve(accuracy, np.ones(7) / 7, "valid"), label=name_of(path))
