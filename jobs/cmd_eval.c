@@ -5,38 +5,45 @@
 #include <string.h>
 #include <time.h>
 
+#include "eval/adapt_file.h"
 #include "eval/evaluate.h"
 #include "eval/given.h"
 #include "eval/results.h"
-#include "eval/sandbox.h"
 #include "jobs/commands.h"
+#include "jobs/eval_table.h"
 #include "jobs/load.h"
+#include "jobs/load_adapt.h"
+#include "jobs/load_sandbox.h"
 #include "jobs/output.h"
 #include "jobs/task_list.h"
 #include "mpi/error.h"
 #include "mpi/progress.h"
 #include "mpi/text.h"
 #include "solver/cpu.h"
-#include "solver/kernels.h"
+#include "solver/engine.h"
 
 enum { MAX_TASKS = 64 };
 
 struct settings {
     struct load_options load;
-    const char *tasks, *split, *out, *data, *prompt_file, *grade, *python;
+    struct sandbox_settings sandbox;
+    struct adapt_options adapt;
+    const char *tasks, *split, *out, *data, *prompt_file, *grade;
     int64_t limit, batch, chunk, seed, fewshot, max_new, samples, pass_at;
     double temperature, top_p;
-    bool share_prefix, quiet, unsafe_sandbox;
+    bool share_prefix, quiet;
 };
 
 struct run {
     const struct comm *comm;
     const struct settings *settings;
-    int chat; /* as evaluate_options.chat */
+    int chat;      /* as evaluate_options.chat */
+    bool in_table; /* one of several adapters: the scores come in one table */
     struct task tasks[MAX_TASKS];
     struct task_result results[MAX_TASKS];
     size_t n_tasks, n_results;
     struct loaded loaded;
+    struct adapt_setup adapt;
     struct sandbox *sandbox; /* where a task needs one */
     struct progress progress;
     char *data_root, *command_line, *options;
@@ -85,7 +92,7 @@ static int write_results(struct run *run)
         .model_sha256 = run->identity,
         .dtype = s->load.dtype,
         .isa = isa_name(options->isa),
-        .kernel_order = kernels_find(options->element, options->isa)->order,
+        .kernel_order = engine_order(options->element, options->isa),
         .cpu = run->cpu,
         .chat_format = chat_family_name(run->loaded.chat.family),
         .ranks = run->comm->size,
@@ -123,7 +130,7 @@ static int name_width(const struct run *run)
 
 static void print_head(const struct run *run)
 {
-    if (run->comm->rank == 0 && !run->settings->quiet)
+    if (run->comm->rank == 0 && !run->settings->quiet && !run->in_table)
         fprintf(stderr, "%-*s   score  stderr    items  tokens/s\n", name_width(run), "task");
 }
 
@@ -132,7 +139,7 @@ static void print_row(const struct run *run, const struct task_result *r)
 {
     char prompts[32], answers[32], computed[32], took[32];
 
-    if (run->comm->rank != 0)
+    if (run->comm->rank != 0 || run->in_table)
         return;
     printf("%-*s  %.4f  %.4f  %7zu  %8.1f\n", name_width(run), r->name, r->accuracy,
            r->accuracy_error, r->n_items, r->tokens_per_second);
@@ -160,6 +167,10 @@ static void print_row(const struct run *run, const struct task_result *r)
     text_duration(took, sizeof took, r->seconds);
     fprintf(stderr, " %s prompt and %s new tokens (%s computed) in %s\n", prompts, answers,
             computed, took);
+    if (r->adapt) {
+        fprintf(stderr, "  %s: ", r->name);
+        adapt_print(r->adapt, stderr);
+    }
 }
 
 /* ---- the run ----------------------------------------------------------------------------------
@@ -193,8 +204,11 @@ static int run_task(struct run *run, const struct task *task, bool check_only)
     options.progress = show_progress;
     options.progress_context = run;
     progress_begin(&run->progress, run->comm, task->name, 0, s->quiet);
-    int rc = evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer, &run->loaded.chat,
-                           task, &options, result);
+    int rc = run->adapt.on
+                 ? adapt_evaluate(&run->adapt.adapt, run->comm, run->loaded.model,
+                                  run->loaded.tokenizer, &run->loaded.chat, task, &options, result)
+                 : evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer,
+                                 &run->loaded.chat, task, &options, result);
     progress_end(&run->progress);
     if (rc || check_only)
         return rc;
@@ -207,28 +221,8 @@ static int run_task(struct run *run, const struct task *task, bool check_only)
 /* Model-written programs are run for some tasks; says so before any work is done. */
 static int open_sandbox(struct run *run, size_t workers)
 {
-    struct sandbox_options options = sandbox_defaults();
-    bool needed = false;
-
-    for (size_t i = 0; i < run->n_tasks; i++)
-        needed = needed || (run->tasks[i].score == TASK_GENERATE &&
-                            run->tasks[i].grader == GRADE_PYTHON_TESTS);
-    if (!needed)
-        return 0;
-    options.workers = workers;
-    options.unsafe = run->settings->unsafe_sandbox;
-    options.python = run->settings->python;
-    run->sandbox = sandbox_open(&options);
-    if (run->sandbox) {
-        if (options.unsafe && run->comm->rank == 0)
-            fprintf(stderr, "t2 eval: --unsafe-sandbox: model-written programs run with all your "
-                            "rights; this is not safe\n");
-        return 0;
-    }
-    char *reason = strdup(error_message());
-    error_set("%s; --unsafe-sandbox runs them with all your rights", reason ? reason : "");
-    free(reason);
-    return -1;
+    return load_sandbox(run->comm, &command_eval, &run->settings->sandbox, run->tasks, run->n_tasks,
+                        workers, &run->sandbox);
 }
 
 /* Grades a file's answers to a task; rank 0 does it, the others wait. */
@@ -265,8 +259,9 @@ static int prepare(struct run *run, const char *model)
     strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
     cpu_describe(run->cpu, sizeof run->cpu);
     run->data_root = dataset_root(run->settings->data);
-    if (!run->data_root || task_list_load(run->settings->tasks, "--tasks", model, run->tasks,
-                                          MAX_TASKS, &run->n_tasks))
+    if (!run->data_root ||
+        task_list_load_with(run->settings->tasks, "--tasks", model, run->settings->adapt.domains,
+                            run->tasks, MAX_TASKS, &run->n_tasks))
         return -1;
     if (run->settings->prompt_file)
         for (size_t i = 0; i < run->n_tasks; i++)
@@ -291,7 +286,8 @@ static int evaluate(struct run *run, const char *path, bool chat_asked)
         return rc;
     }
     if (rc == 0)
-        rc = load_open(run->comm, path, &run->settings->load, chat_asked, &run->loaded);
+        rc = load_adapt(run->comm, path, &run->settings->adapt, &run->settings->load, chat_asked,
+                        &run->loaded, &run->adapt);
     if (rc)
         return rc;
     /* A rank has as many programs under way as threads: they share its processors. */
@@ -303,6 +299,8 @@ static int evaluate(struct run *run, const char *path, bool chat_asked)
         print_head(run);
     for (size_t i = 0; rc == 0 && i < run->n_tasks; i++)
         rc = run_task(run, &run->tasks[i], false);
+    if (rc == 0 && run->comm->rank == 0 && !run->settings->quiet)
+        adapt_print_confusion(run->results, run->n_results, stderr);
     return rc;
 }
 
@@ -313,6 +311,7 @@ static void run_free(struct run *run)
     for (size_t i = 0; i < run->n_results; i++)
         task_result_free(&run->results[i]);
     load_free(&run->loaded);
+    load_adapt_free(&run->adapt);
     sandbox_close(run->sandbox);
     free(run->data_root);
     free(run->command_line);
@@ -333,6 +332,64 @@ static int check_settings(const struct settings *s, size_t n_args)
         return error_set("--samples %lld needs a --temperature above 0: all would be the same",
                          (long long)s->samples);
     return 0;
+}
+
+/* How the command was given. */
+struct invocation {
+    const struct comm *comm;
+    int argc;
+    char **argv;
+    const char *path, *options;
+    bool chat_given;
+};
+
+/* One adapter, or none; its figures go into the table where there are several. */
+static int evaluate_one(const struct invocation *v, const struct settings *s,
+                        struct eval_table *table, size_t i)
+{
+    struct run *run = calloc(1, sizeof *run);
+    int rc = -1;
+
+    if (run) {
+        run->comm = v->comm;
+        run->settings = s;
+        run->in_table = table->n_names > 1;
+        run->chat = s->load.raw || !s->load.chat ? 0 : v->chat_given ? 1 : -1;
+        run->command_line = output_command_line(v->argc, v->argv);
+        run->options = strdup(v->options);
+    }
+    rc = comm_agree(v->comm,
+                    run && run->command_line && run->options ? 0 : error_set("out of memory"));
+    if (rc == 0)
+        rc = evaluate(run, v->path, v->chat_given);
+    if (rc == 0 && run->in_table)
+        rc = comm_agree(
+            v->comm, eval_table_add(table, i, run->loaded.n_trained, run->results, run->n_results));
+    if (run)
+        run_free(run);
+    return rc;
+}
+
+static int evaluate_adapters(const struct invocation *v, struct settings *s)
+{
+    struct eval_table table;
+    const char *out = s->out;
+    int rc = comm_agree(v->comm, eval_table_begin(&table, s->load.adapter));
+
+    for (size_t i = 0; rc == 0 && i < table.n_names; i++) {
+        char *own = out && table.n_names > 1 ? eval_table_out(&table, i, out) : NULL;
+        s->load.adapter = eval_table_adapter(&table, i);
+        s->out = own ? own : out;
+        if (table.n_names > 1 && v->comm->rank == 0 && !s->quiet)
+            fprintf(stderr, "%s\n", table.names[i]);
+        rc = evaluate_one(v, s, &table, i);
+        free(own);
+    }
+    s->out = out;
+    if (rc == 0 && table.n_names > 1 && v->comm->rank == 0)
+        eval_table_print(&table, stdout);
+    eval_table_free(&table);
+    return rc;
 }
 
 static int command_run(const struct comm *comm, int argc, char **argv)
@@ -359,6 +416,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
          .help = "folder of the data sets (default: T2_DATA, else t2 in the user's data folder)"},
         LOAD_OPTION_SPECS(s.load),
         LOAD_ADAPTER_SPECS(s.load),
+        ADAPT_OPTION_SPECS(s.adapt),
         {"fewshot", 0, OPTION_INT, &s.fewshot, "N", .min = -1, .max = 1000,
          .help = "examples before each question (default: -1, as the task says)"},
         {"max-new", 'n', OPTION_INT, &s.max_new, "N", .min = 0, .max = 1e6,
@@ -376,10 +434,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         {"grade", 0, OPTION_STRING, &s.grade, "FILE.jsonl",
          .help = "grade the answers of this file; no MODEL. Lines have task_id or id, and "
                  "completion or answer"},
-        {"python", 0, OPTION_STRING, &s.python, "PATH",
-         .help = "interpreter for code tasks (default: /usr/bin/python3)"},
-        {"unsafe-sandbox", 0, OPTION_FLAG, &s.unsafe_sandbox,
-         .help = "run model-written programs without a sandbox, with all your rights"},
+        SANDBOX_OPTION_SPECS(s.sandbox),
         {"batch", 'b', OPTION_INT, &s.batch, "N", .min = 1, .max = 1 << 20,
          .help = "requests under way at once on a rank; never changes a score"},
         {"chunk", 0, OPTION_INT, &s.chunk, "N", .min = 1, .max = 1 << 20,
@@ -392,32 +447,24 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     size_t n_args;
     bool done;
     int code = COMMAND_OK;
-    struct run *run = NULL;
 
     if (options_parse(&command_eval, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
-        (!done && (load_check_options(&s.load, table) != 0 || check_settings(&s, n_args) != 0)))
+        (!done && (load_check_options(&s.load, table) != 0 ||
+                   adapt_check_options(&s.adapt, &s.load) != 0 || check_settings(&s, n_args) != 0)))
         code = command_fail(&command_eval, comm, COMMAND_USAGE);
     if (done || code != COMMAND_OK)
         goto finish;
 
-    bool chat_given = option_find(table, "chat")->source && s.load.chat;
-    run = calloc(1, sizeof *run);
-    if (run) {
-        run->comm = comm;
-        run->settings = &s;
-        run->chat = s.load.raw || !s.load.chat ? 0 : chat_given ? 1 : -1;
-        run->command_line = output_command_line(argc, argv);
-        run->options = options_record(&command_eval, table);
-    }
-    int rc = run && run->command_line && run->options ? 0 : error_set("out of memory");
-    rc = comm_agree(comm, rc);
+    const bool chat_given = option_find(table, "chat")->source && s.load.chat;
+    char *options = options_record(&command_eval, table);
+    const struct invocation invocation = {comm, argc, argv, path, options, chat_given};
+    int rc = comm_agree(comm, options ? 0 : error_set("out of memory"));
     if (rc == 0)
-        rc = evaluate(run, path, chat_given);
+        rc = evaluate_adapters(&invocation, &s);
+    free(options);
     if (rc != 0)
         code = command_fail(&command_eval, comm, COMMAND_FAILED);
 finish:
-    if (run)
-        run_free(run);
     options_free(table);
     return code;
 }
@@ -431,9 +478,12 @@ const struct command command_eval = {
         "(a fraction), standard error, items, tokens/s (prompt and new tokens, as if nothing were "
         "shared); the rest goes to stderr. Tasks are INI files, looked for in T2_TASKS, "
         "beside the program and in MODEL/tasks; their data sets lie in T2_DATA (see 't2 data "
-        "list'). An item's record is the same for any batch, chunk, thread and rank count.\n\n"
+        "list'). An item's record is the same for any batch, chunk, thread and rank count. Several "
+        "adapters, joined by ',' ('base': none), give one table: adapter, parameters trained, MB, "
+        "a score a task, tokens/s; --out FILE.h5 becomes FILE.NAME.h5 for each.\n\n"
         "examples\n"
         "  t2 eval MODEL --tasks arc_easy,sst2 --limit 200\n"
+        "  t2 eval MODEL --tasks sst2,mawps --adapter base,svf.h5,lora.h5,peft-folder\n"
         "  mpirun -n 4 t2 eval MODEL --tasks gsm8k --out gsm8k.h5 && t2 inspect gsm8k.h5\n"
         "  t2 eval MODEL --tasks humaneval --samples 10 --temperature 0.8 --pass-at 5\n"
         "  t2 eval --tasks humaneval --grade answers.jsonl",

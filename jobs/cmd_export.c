@@ -6,12 +6,13 @@
 #include "jobs/load_adapter.h"
 #include "model/export.h"
 #include "model/identity.h"
+#include "model/peft.h"
 #include "mpi/error.h"
 #include "mpi/text.h"
 #include "mpi/threads.h"
 
 struct settings {
-    const char *adapter, *factors, *merged, *dtype;
+    const char *adapter, *factors, *merged, *peft, *dtype;
     int64_t threads;
     bool quiet;
 };
@@ -44,9 +45,16 @@ static int export(const struct settings *s, const struct checkpoint *ck, const c
     if (!team)
         goto done;
     if (s->adapter) {
-        if (adapter_files_open(&files, s->adapter, s->factors, identity, checkpoint_path(ck)) !=
-                0 ||
-            !(merge = merge_create(&files.expert, files.factors, cpu_best_isa(), 0)))
+        if (adapter_files_open(&files, s->adapter, s->factors, identity, ck) != 0)
+            goto done;
+        if (s->peft) {
+            status = peft_write(&files.expert, checkpoint_config(ck), files.expert.model, s->peft);
+            if (status == 0 && !s->quiet)
+                fprintf(stderr, "%s: an adapter of PEFT, %zu matrices\n", s->peft,
+                        files.expert.n_matrices);
+            goto done;
+        }
+        if (!(merge = merge_create(&files.expert, files.factors, cpu_best_isa(), 0)))
             goto done;
         options.merge = merge;
     }
@@ -68,8 +76,11 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     struct option_spec table[] = {
         {"merged", 'm', OPTION_STRING, &s.merged, "DIR",
          .help = "the folder to make; it must not be there"},
-        {"adapter", 'a', OPTION_STRING, &s.adapter, "FILE.h5",
-         .help = "an expert of t2 train, merged into the weights"},
+        {"peft", 'p', OPTION_STRING, &s.peft, "DIR",
+         .help = "the directory to make in place of a model: the adapter alone, as PEFT loads it "
+                 "(LoRA, DoRA, (IA)^3)"},
+        {"adapter", 'a', OPTION_STRING, &s.adapter, "FILE.h5|DIR",
+         .help = "an adapter of t2 train or a directory of PEFT, merged into the weights"},
         {"factors", 'f', OPTION_STRING, &s.factors, "FILE.h5",
          .help = "of the adapter (default: those that it was trained with)"},
         {"dtype", 0, OPTION_CHOICE, &s.dtype, .choices = "f32|bf16|f16",
@@ -86,7 +97,10 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     int code = COMMAND_OK;
 
     if (options_parse(&command_export, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
-        (!done && !s.merged && error_set("--merged is missing: the folder to make")) ||
+        (!done && !s.merged && !s.peft &&
+         error_set("--merged is missing: the folder to make (or --peft, for an adapter alone)")) ||
+        (!done && s.merged && s.peft && error_set("give --merged or --peft, not both")) ||
+        (!done && s.peft && !s.adapter && error_set("--peft needs an --adapter")) ||
         (!done && s.factors && !s.adapter && error_set("--factors is about an --adapter")))
         code = command_fail(&command_export, comm, COMMAND_USAGE);
     if (done || code != COMMAND_OK)
@@ -108,7 +122,7 @@ finish:
 
 const struct command command_export = {
     .name = "export",
-    .summary = "Writes a model with an expert merged in, as a Hugging Face folder.",
+    .summary = "Writes a model with an adapter merged in, or an adapter for PEFT.",
     .arguments = "MODEL",
     .details =
         "MODEL is a Hugging Face folder or a GGUF file. The folder has safetensors files of at "
@@ -116,6 +130,7 @@ const struct command command_export = {
         "--adapter the model is converted as it is.\n\n"
         "examples\n"
         "  t2 export MODEL --adapter expert.h5 --merged tuned\n"
+        "  t2 export MODEL --adapter lora.h5 --peft folder\n"
         "  t2 export MODEL.gguf --merged folder --dtype bf16",
     .run = command_run,
 };

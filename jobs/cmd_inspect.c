@@ -5,11 +5,14 @@
 #include <sys/stat.h>
 
 #include "eval/results.h"
+#include "jobs/adapt_result.h"
+#include "jobs/adapt_state.h"
 #include "jobs/commands.h"
 #include "model/checkpoint.h"
 #include "model/describe.h"
 #include "model/expert.h"
 #include "model/factors.h"
+#include "model/peft.h"
 #include "mpi/error.h"
 #include "train/train_result.h"
 
@@ -29,6 +32,10 @@ static int inspect(const char *path, bool verbose)
 
     if (stat(path, &info) != 0)
         return error_set("%s: %s", path, strerror(errno));
+    if (S_ISDIR(info.st_mode) && peft_is_folder(path))
+        return error_set("%s: an adapter of PEFT; t2 eval and t2 generate take it as --adapter, "
+                         "t2 inspect does not show it",
+                         path);
     if (S_ISDIR(info.st_mode))
         return inspect_model(path, verbose);
     if (!S_ISREG(info.st_mode))
@@ -43,9 +50,13 @@ static int inspect(const char *path, bool verbose)
     if (factors_is_file(path))
         return factors_describe(path, stdout, verbose);
     if (expert_is_file(path))
-        return expert_describe(path, stdout, verbose);
+        return expert_describe(path, stdout, verbose) != 0 ? -1
+               : adapt_result_is_file(path)                ? adapt_result_describe(path, stdout)
+                                                           : 0;
     if (train_state_is_file(path))
         return train_state_describe(path, stdout);
+    if (adapt_state_is_file(path))
+        return adapt_state_describe(path, stdout);
     if (results_is_hdf5(path))
         return results_describe(path, stdout);
     return error_set("%s: neither a model (a Hugging Face folder or a GGUF file) nor a factor, "

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "eval/evaluate.h"
+#include "eval/items.h"
 #include "jobs/commands.h"
 #include "jobs/output.h"
 #include "jobs/task_list.h"
@@ -25,16 +26,14 @@
 #include "solver/cpu.h"
 #include "train/train_result.h"
 
-/* The exit code of a run that was asked to stop: sysexits' "try again later". */
-enum { COMMAND_INTERRUPTED = 75 };
-
 struct run {
     const struct comm *comm;
     const struct train_settings *settings;
+    const struct adapter_kind *kind;
+    struct adapter_settings adapter_settings;
     const char *path; /* the model's */
     bool chat_asked;
     struct train_options options;
-    enum svf_parametrisation parametrisation;
     struct task task;
     size_t n_tasks;
     struct loaded loaded;
@@ -42,8 +41,9 @@ struct run {
     size_t n_modules;
     struct factors *factors;
     struct adapter *adapter;
-    char *data_root, *command_line, *record, *deciding, *train_settings;
+    char *data_root, *command_line, *record, *deciding, *train_settings, *adapter_text;
     char *factors_path, *state_path;
+    uint64_t train_digest, valid_digest; /* of the data's rows */
     char identity[65], fingerprint[65], cpu[256], started[32];
     struct train_state state;
     enum train_end end;
@@ -137,21 +137,6 @@ static int open_factors(struct run *run)
 /* ---- what decides the run ----------------------------------------------------------------------
  */
 
-static char *settings_text(const struct run *run)
-{
-    const struct model_options *o = &run->loaded.model_options;
-    char *text = NULL;
-
-    if (asprintf(&text,
-                 "model = %s\nfactors = %s\nadapter = svf\nn_parameters = %zu\ntask = %s\n"
-                 "task_text = %016llx\nisa = %s\n%s",
-                 run->identity, run->fingerprint, run->adapter->n_parameters, run->task.name,
-                 (unsigned long long)hash_text(run->task.text), isa_name(o->isa),
-                 run->deciding) < 0)
-        return NULL;
-    return text;
-}
-
 static struct evaluate_options evaluation(const struct run *run)
 {
     const struct train_settings *s = run->settings;
@@ -164,6 +149,66 @@ static struct evaluate_options evaluation(const struct run *run)
     options.fewshot = s->fewshot;
     options.max_new = s->max_new > 0 ? s->max_new : -1;
     return options;
+}
+
+static int digest_of(const struct run *run, const char *split, size_t limit, uint64_t *digest)
+{
+    const struct evaluate_options e = evaluation(run);
+    const struct items_options options = {.data_root = e.data_root,
+                                          .split = split,
+                                          .system = e.system,
+                                          .chat = e.chat,
+                                          .fewshot = e.fewshot,
+                                          .max_new = e.max_new,
+                                          .limit = limit,
+                                          .seed = e.seed};
+    struct items items;
+    const int status = items_open(&items, &run->task, &run->loaded.chat, &options);
+
+    if (status == 0)
+        *digest = items_digest(&items);
+    items_close(&items);
+    return status;
+}
+
+/* A run that goes on after its data were changed would be neither the old one nor a new one. Rank 0
+ * reads, all get it. Collective. */
+static int digest_data(struct run *run)
+{
+    const struct train_options *o = &run->options;
+    uint64_t digests[2] = {0, 0};
+    int status = 0;
+
+    if (run->comm->rank == 0) {
+        status = digest_of(run, o->train_split, o->train_limit, &digests[0]);
+        if (status == 0 && o->validate_every > 0)
+            status = digest_of(run, o->valid_split, o->n_valid, &digests[1]);
+    }
+    if (comm_agree(run->comm, status) != 0)
+        return -1;
+    if (run->comm->size > 1)
+        MPI_Bcast(digests, 2, MPI_UINT64_T, 0, run->comm->handle);
+    run->train_digest = digests[0];
+    run->valid_digest = digests[1];
+    return 0;
+}
+
+static char *settings_text(const struct run *run)
+{
+    const struct model_options *o = &run->loaded.model_options;
+    char *text = NULL;
+
+    if (asprintf(&text,
+                 "model = %s\nfactors = %s\nn_parameters = %zu\ntask = %s\n"
+                 "task_text = %016llx\nisa = %s\n"
+                 "training_data = rows with the digest %016llx\n"
+                 "validation_data = rows with the digest %016llx\n%s",
+                 run->identity, run->fingerprint, run->adapter->n_parameters, run->task.name,
+                 (unsigned long long)hash_text(run->task.text), isa_name(o->isa),
+                 (unsigned long long)run->train_digest, (unsigned long long)run->valid_digest,
+                 run->deciding) < 0)
+        return NULL;
+    return text;
 }
 
 /* ---- showing -----------------------------------------------------------------------------------
@@ -253,8 +298,8 @@ static int prepare(struct run *run)
         return error_set("out of memory");
     }
     run->data_root = dataset_root(s->data);
-    if (!run->data_root ||
-        task_list_load(s->task, "--task", run->path, &run->task, 1, &run->n_tasks) != 0)
+    if (!run->data_root || task_list_load_with(s->task, "--task", run->path, s->domains, &run->task,
+                                               1, &run->n_tasks) != 0)
         return -1;
     return run->comm->rank == 0 ? check_files(run) : 0;
 }
@@ -271,9 +316,9 @@ static int prepare_factors(struct run *run)
     run->loaded.model_options.n_threads = n_threads;
     if (status == 0)
         status = identity_compute(comm, ck, n_threads, run->identity);
-    if (status == 0 && !s->factors)
+    if (status == 0 && run->kind->needs_factors && !s->factors)
         status = decompose(run, ck);
-    if (status == 0)
+    if (status == 0 && run->kind->needs_factors)
         status = comm_agree(comm, open_factors(run));
     checkpoint_free(ck);
     return status;
@@ -281,11 +326,20 @@ static int prepare_factors(struct run *run)
 
 static int make_adapter(struct run *run)
 {
-    run->adapter =
-        adapter_svf_create(run->loaded.model, run->loaded.checkpoint, run->factors, run->modules,
-                           run->n_modules, run->parametrisation, true, run->options.seed);
+    const struct adapter_source source = {.model = run->loaded.model,
+                                          .ck = run->loaded.checkpoint,
+                                          .factors = run->factors,
+                                          .modules = run->modules,
+                                          .n_modules = run->n_modules,
+                                          .settings = run->adapter_settings,
+                                          .seed = run->options.seed,
+                                          .with_backward = true};
+
+    run->adapter = adapter_kind_create(run->kind, &source);
     if (!run->adapter)
-        return error_prefix("%s", run->factors_path);
+        return run->kind->needs_factors ? error_prefix("%s", run->factors_path) : -1;
+    if (!(run->adapter_text = adapter_settings_text(run->kind, &run->adapter_settings)))
+        return error_set("out of memory");
     run->train_settings = settings_text(run);
     return run->train_settings ? 0 : error_set("out of memory");
 }
@@ -346,14 +400,19 @@ static int write_result(const struct run *run, const struct trainer *trainer)
 {
     const struct train_settings *s = run->settings;
     const struct model_options *o = &run->loaded.model_options;
-    char *factors = realpath(run->factors_path, NULL);
+    const bool svf = run->kind->needs_factors;
+    char *factors = svf ? realpath(run->factors_path, NULL) : NULL;
     const struct train_origin origin = {
         .identity = run->identity,
         .model = checkpoint_path(run->loaded.checkpoint),
         .architecture = checkpoint_config(run->loaded.checkpoint)->architecture,
-        .factors = factors ? factors : run->factors_path,
-        .factors_identity = run->fingerprint,
-        .parametrisation = s->parametrisation,
+        .kind = run->kind,
+        .factors = !svf      ? NULL
+                   : factors ? factors
+                             : run->factors_path,
+        .factors_identity = svf ? run->fingerprint : NULL,
+        .parametrisation = svf ? s->parametrisation : NULL,
+        .adapter_settings = svf ? NULL : run->adapter_text,
         .options = run->record,
         .command_line = run->command_line,
         .version = T2_VERSION,
@@ -409,7 +468,8 @@ static int run_all(struct run *run)
     run->start = MPI_Wtime();
     if (comm_agree(run->comm, prepare(run)) != 0 || prepare_factors(run) != 0 ||
         load_open(run->comm, run->path, &run->settings->load, run->chat_asked, &run->loaded) != 0 ||
-        comm_agree(run->comm, make_adapter(run)) != 0 || look_for_result(run) != 0)
+        digest_data(run) != 0 || comm_agree(run->comm, make_adapter(run)) != 0 ||
+        look_for_result(run) != 0)
         return -1;
     if (run->done_before)
         return 0;
@@ -470,6 +530,7 @@ static void run_free(struct run *run)
     free(run->record);
     free(run->deciding);
     free(run->train_settings);
+    free(run->adapter_text);
     free(run->factors_path);
     free(run->state_path);
     free(run);
@@ -491,8 +552,9 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         return command_fail(&command_train, comm, COMMAND_FAILED);
     }
     if (options_parse(&command_train, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
-        (!done && (load_check_options(&s.load, table) != 0 ||
-                   train_settings_read(&s, table, path, &run->options, &run->parametrisation))))
+        (!done &&
+         (load_check_options(&s.load, table) != 0 ||
+          train_settings_read(&s, table, path, &run->options, &run->kind, &run->adapter_settings))))
         code = command_fail(&command_train, comm, COMMAND_USAGE);
     if (done || code != COMMAND_OK)
         goto finish;
@@ -529,7 +591,7 @@ finish:
 
 const struct command command_train = {
     .name = "train",
-    .summary = "Trains an expert on a task: one vector a matrix (SVF).",
+    .summary = "Trains an adapter on a task: SVF's expert vectors, or another kind.",
     .arguments = "[MODEL]",
     .details =
         "MODEL is a Hugging Face folder or a GGUF file, its factors those of t2 decompose. The "

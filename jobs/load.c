@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "jobs/load_adapter.h"
-#include "model/adapter_svf.h"
+#include "model/adapter_kinds.h"
 #include "model/identity.h"
 #include "model/merge.h"
 #include "mpi/error.h"
@@ -15,7 +15,8 @@
 /* t2 train has a --factors of its own. */
 static bool names_factors(const struct load_options *options, struct option_spec *table)
 {
-    return options->factors && option_find(table, "adapter");
+    return options->factors && option_find(table, "adapter") &&
+           !(option_find(table, "experts") && option_find(table, "experts")->source);
 }
 
 int load_check_options(const struct load_options *options, struct option_spec *table)
@@ -136,49 +137,30 @@ static int load_merged(struct loaded *l, const struct adapter_files *files)
     return l->model ? 0 : -1;
 }
 
-/* The adapter in its training form; the multipliers that the file holds are its parameters. */
+/* The adapter beside the base weights (SVF: in its training form). */
 static int load_unmerged(struct loaded *l, const struct adapter_files *files)
 {
-    const struct expert *e = &files->expert;
-    struct module *modules = malloc((e->n_matrices + 1) * sizeof *modules);
-    struct merge *check = NULL;
-    int status = -1;
-
-    if (!modules) {
-        error_set("out of memory");
-        goto done;
-    }
-    for (size_t i = 0; i < e->n_matrices; i++)
-        modules[i] = e->matrices[i].module;
-    /* The same demands on expert and factors. */
-    if (!(check = merge_create(e, files->factors, l->model_options.isa, 0)) || load_plain(l) != 0)
-        goto done;
-    l->adapter = adapter_svf_create(l->model, l->checkpoint, files->factors, modules, e->n_matrices,
-                                    SVF_DIRECT, false, 0);
+    if (load_plain(l) != 0)
+        return -1;
+    l->adapter = adapter_from_expert(&files->expert, l->model, l->checkpoint, files->factors);
     if (!l->adapter)
-        goto done;
-    for (size_t i = 0; i < l->adapter->n_sites; i++) {
-        const struct adapter_site *site = &l->adapter->sites[i];
-        for (size_t k = 0; k < e->matrices[i].n_parameters; k++)
-            if (strcmp(e->matrices[i].parameters[k].name, "z") == 0)
-                memcpy(l->adapter->parameters + site->first_parameter,
-                       e->matrices[i].parameters[k].values, site->n_parameters * sizeof(float));
-    }
+        return -1;
     model_attach(l->model, l->adapter, l->adapter->parameters);
-    status = 0;
-done:
-    free(modules);
-    merge_free(check);
-    return status;
+    return 0;
 }
 
-static int load_with_adapter(const char *path, const struct load_options *options, struct loaded *l)
+static int load_with_adapter(const struct load_options *options, struct loaded *l)
 {
     struct adapter_files files;
-    int status = adapter_files_open(&files, options->adapter, options->factors, l->identity, path);
+    int status =
+        adapter_files_open(&files, options->adapter, options->factors, l->identity, l->checkpoint);
 
     if (status == 0)
-        status = options->unmerged ? load_unmerged(l, &files) : load_merged(l, &files);
+        status = options->unmerged || !adapter_kind_find(files.expert.kind)->can_merge
+                     ? load_unmerged(l, &files)
+                     : load_merged(l, &files);
+    if (status == 0)
+        l->n_trained = expert_n_parameters(&files.expert);
     adapter_files_close(&files);
     return status;
 }
@@ -192,7 +174,7 @@ static int open_local(const char *path, const struct load_options *options, bool
     if (!l->tokenizer || check_tokenizer(l, path) != 0 ||
         recognise_chat(options, chat_asked, path, l) != 0)
         return -1;
-    return options->adapter ? load_with_adapter(path, options, l) : load_plain(l);
+    return options->adapter ? load_with_adapter(options, l) : load_plain(l);
 }
 
 int load_open(const struct comm *comm, const char *path, const struct load_options *options,

@@ -42,8 +42,8 @@ static inline struct load_options load_defaults(void)
     {"system", 0, OPTION_STRING, &(o).system, "TEXT",                                              \
      .help = "system message (default: the template's own)"}
 #define LOAD_ADAPTER_SPECS(o)                                                                      \
-    {"adapter", 'a', OPTION_STRING, &(o).adapter, "FILE.h5",                                       \
-     .help = "an expert of t2 train, merged into the weights"},                                    \
+    {"adapter", 'a', OPTION_STRING, &(o).adapter, "FILE.h5|DIR",                                   \
+     .help = "an adapter of t2 train or a directory of PEFT, merged into the weights"},                                    \
     {"factors", 0, OPTION_STRING, &(o).factors, "FILE.h5",                                         \
      .help = "of the adapter (default: those that it was trained with)"},                          \
     {"unmerged", 0, OPTION_FLAG, &(o).unmerged,                                                    \
@@ -56,6 +56,7 @@ struct loaded {
     struct chat_format chat; /* CHAT_NONE: raw */
     struct model *model;
     struct adapter *adapter; /* --unmerged */
+    size_t n_trained;        /* parameters of --adapter */
     char identity[65];       /* of the model, where an adapter asked for it; else "" */
     struct model_options model_options;
     double seconds;

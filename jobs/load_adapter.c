@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "model/adapter_kinds.h"
+#include "model/peft.h"
 #include "mpi/error.h"
 
 /* 1: opened; 0: is not there, or not the factors that the expert wants. */
@@ -59,14 +61,29 @@ static int find_factors(struct adapter_files *f)
 }
 
 int adapter_files_open(struct adapter_files *f, const char *path, const char *factors,
-                       const char identity[65], const char *model_path)
+                       const char identity[65], const struct checkpoint *ck)
 {
+    const char *model_path = checkpoint_path(ck);
+    struct stat info;
+
     *f = (struct adapter_files){0};
-    if (expert_read(&f->expert, path) != 0)
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode) && !peft_is_folder(path))
+        return error_set("%s is a folder without an adapter_config.json, so no adapter of PEFT; "
+                         "t2 train's adapters are single files",
+                         path);
+    if ((peft_is_folder(path) ? peft_read(&f->expert, path, checkpoint_config(ck), identity)
+                              : expert_read(&f->expert, path)) != 0)
         return -1;
     f->has_expert = true;
     if (expert_check_model(&f->expert, identity, model_path) != 0)
         return -1;
+    const struct adapter_kind *kind = adapter_kind_find(f->expert.kind);
+    if (!kind)
+        return error_prefix("%s", path);
+    if (!kind->needs_factors)
+        return factors ? error_set("--factors: %s is of the kind '%s', which has none", path,
+                                   kind->name)
+                       : 0;
     if (!factors)
         return find_factors(f);
     f->factors = factors_open(factors);

@@ -1,6 +1,8 @@
 #ifndef T2_JOBS_LOAD_ADAPTER_H
 #define T2_JOBS_LOAD_ADAPTER_H
-/* An expert file with the factors that it needs, opened for a model. Local to a rank. */
+/* An expert file with the factors that it needs, or a PEFT directory, opened for a model. Local to
+ * a rank. */
+#include "model/checkpoint.h"
 #include "model/expert.h"
 #include "model/factors.h"
 
@@ -10,11 +12,12 @@ struct adapter_files {
     bool has_expert;
 };
 
-/* path: the expert. factors: a factor file, or NULL: the one that the expert was trained with, at
- * the path that it recorded or beside the expert. identity: of the model. 0, or -1 with error_set;
+/* path: the expert, or a directory of PEFT (model/peft.h). factors: a factor file, or NULL: the one
+ * that the expert was trained with, at the path that it recorded or beside the expert. identity: of
+ * the model, ck. 0, or -1 with error_set;
  * adapter_files_close in any case. */
 int adapter_files_open(struct adapter_files *files, const char *path, const char *factors,
-                       const char identity[65], const char *model_path);
+                       const char identity[65], const struct checkpoint *ck);
 void adapter_files_close(struct adapter_files *files);
 
 #endif

@@ -14,7 +14,16 @@ struct train_settings train_settings_defaults(void)
     return (struct train_settings){
         .load = load_defaults(),
         .modules = "mlp",
+        .adapter = "svf",
         .parametrisation = "direct",
+        .experts = "ehs",
+        .chart = "ball",
+        .router = "matrix",
+        .router_hidden = 5,
+        .routing = "soft",
+        .curvature = 0.5,
+        .most_curved = 1,
+        .curvature_penalty = 1e-3,
         .objective = "reinforce",
         .baseline = "none",
         .kl_form = "forward",
@@ -50,30 +59,65 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
 #define s (*settings)
     const struct option_spec rows[] = {
         {"task", 'T', OPTION_STRING, &s.task, "NAME", .help = "a task's name, or an .ini file"},
+        {"domains", 0, OPTION_STRING, &s.domains, "FILE.ini",
+         .help = "of the task cls (default: adapt.ini in MODEL, else t2's)"},
         {"out", 'o', OPTION_STRING, &s.out, "FILE.h5",
          .help = "the expert; FILE.h5.state holds the training until it is finished"},
+        {"adapter", 'a', OPTION_CHOICE, &s.adapter, .choices = "svf|lora|dora|ia3|moslora",
+         .help = "what is trained; sets the defaults of --modules, --objective, --rate, "
+                 "--clip-norm and --steps"},
         {"factors", 'f', OPTION_STRING, &s.factors, "FILE.h5",
-         .help = "of t2 decompose (default: made first, as OUT with .factors.h5)"},
+         .help = "svf: of t2 decompose (default: made first, as OUT with .factors.h5)"},
         {"resume", 'r', OPTION_FLAG, &s.resume,
          .help = "go on where an earlier run has stopped; from the start if there was none"},
         {"modules", 'm', OPTION_STRING, &s.modules, "WHAT",
-         .help = "mlp, attention, qv, all, a projection (down_proj), several joined by '+', or "
-                 "re:PATTERN, searched in 'layers.7.mlp.down_proj'"},
+         .help =
+             "mlp, attention, qv, all, a projection (down_proj), several joined by '+', or "
+             "re:PATTERN, searched in 'layers.7.mlp.down_proj' (default: as the adapter has it)"},
         {"layers", 0, OPTION_STRING, &s.layers, "LIST",
          .help = "such as 0-15 or 3,5,7 or 0-31/2 (default: all)"},
+        {"rank", 0, OPTION_INT, &s.rank, "N", .min = 0, .max = 1 << 20,
+         .help = "of low-rank matrices (default: as the adapter has it)"},
+        {"alpha", 0, OPTION_DOUBLE, &s.alpha, "X", .min = 0, .max = 1e6,
+         .help = "low-rank parts count alpha / rank (default: as the adapter has it)"},
+        {"dropout", 0, OPTION_DOUBLE, &s.dropout, "P", .min = 0, .max = 0.99,
+         .help = "of the inputs of low-rank parts, where answers are given (default: as the "
+                 "adapter has it)"},
+        {"experts", 0, OPTION_STRING, &s.experts, "LETTERS",
+         .help = "moslora: two or more of e (euclidean), h (hyperbolic), s (spherical) and p "
+                 "(product of the three)"},
+        {"chart", 0, OPTION_CHOICE, &s.chart, .choices = "ball|lorentz",
+         .help = "moslora: of the hyperbolic expert: the Poincare ball or the hyperboloid"},
+        {"router", 0, OPTION_CHOICE, &s.router, .choices = "matrix|layer",
+         .help = "moslora: one for each matrix, or one for those that read the same input"},
+        {"router-hidden", 0, OPTION_INT, &s.router_hidden, "N", .min = 1, .max = 64,
+         .help = "moslora: hidden units of a router"},
+        {"routing", 0, OPTION_CHOICE, &s.routing, .choices = "soft|top1",
+         .help = "moslora: all experts weighted, or the likeliest alone"},
+        {"shared-a", 0, OPTION_FLAG, &s.shared_a, .help = "moslora: one A for all experts"},
+        {"curvature", 0, OPTION_DOUBLE, &s.curvature, "X", .min = 0, .max = 2,
+         .help = "moslora: of the curved experts at the start (the hyperbolic one's is -X)"},
+        {"fixed-curvature", 0, OPTION_FLAG, &s.fixed_curvature,
+         .help = "moslora: curvatures stay as they start"},
+        {"most-curved", 0, OPTION_DOUBLE, &s.most_curved, "X", .min = 0, .max = 2,
+         .help = "moslora: learned curvatures stay below X"},
+        {"curvature-penalty", 0, OPTION_DOUBLE, &s.curvature_penalty, "X", .min = 0, .max = 1e6,
+         .help = "moslora: weight of the penalty that holds curvatures near their start"},
         {"parametrisation", 0, OPTION_CHOICE, &s.parametrisation, .choices = "direct|sigmoid",
-         .help = "direct: z itself, from 1 (the paper); sigmoid: the published code's"},
+         .help = "svf: direct: z itself, from 1 (the paper); sigmoid: the published code's"},
         {"objective", 0, OPTION_CHOICE, &s.objective, .choices = "reinforce|next-token",
-         .help = "reward of the model's own answers, or likelihood of the right ones"},
+         .help = "reward of the model's own answers, or likelihood of the right ones (default: as "
+                 "the adapter has it)"},
         {"batch", 'b', OPTION_INT, &s.batch, "N", .min = 1, .max = 1 << 20,
          .help = "prompts of a step"},
-        {"steps", 'n', OPTION_INT, &s.steps, "N", .min = 1, .max = 1e9, .help = "steps"},
+        {"steps", 'n', OPTION_INT, &s.steps, "N", .min = 1, .max = 1e9,
+         .help = "steps (default: as the adapter has it)"},
         {"answers", 'g', OPTION_INT, &s.answers, "G", .min = 1, .max = 1024,
          .help = "answers sampled for a prompt"},
         {"seed", 's', OPTION_INT, &s.seed, "N", .min = 0, .max = 0x1p53,
          .help = "of the order of examples, of sampling, of sigmoid's start"},
         {"rate", 0, OPTION_DOUBLE, &s.rate, "X", .min = 0, .max = 1e3,
-         .help = "AdamW's learning rate"},
+         .help = "AdamW's learning rate (default: as the adapter has it)"},
         {"beta1", 0, OPTION_DOUBLE, &s.beta1, "X", .min = 0, .max = 0.9999999,
          .help = "AdamW's decay of the first moment"},
         {"beta2", 0, OPTION_DOUBLE, &s.beta2, "X", .min = 0, .max = 0.9999999,
@@ -81,13 +125,14 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
         {"epsilon", 0, OPTION_DOUBLE, &s.epsilon, "X", .min = 1e-30, .max = 1,
          .help = "AdamW's epsilon"},
         {"weight-decay", 0, OPTION_DOUBLE, &s.weight_decay, "X", .min = 0, .max = 1e3,
-         .help = "AdamW's, towards the start (z = 1)"},
+         .help = "AdamW's, towards the start (svf: z = 1)"},
         {"schedule", 0, OPTION_CHOICE, &s.schedule, .choices = "constant|linear|cosine",
          .help = "of the learning rate; the last two end at 0"},
         {"warmup", 0, OPTION_INT, &s.warmup, "N", .min = 0, .max = 1e9,
          .help = "steps in which the rate grows from 0"},
         {"clip-norm", 0, OPTION_DOUBLE, &s.clip_norm, "X", .min = 0, .max = INFINITY,
-         .help = "longest gradient, as the paper's clip max norm; 0: none"},
+         .help = "longest gradient, as the paper's clip max norm; 0: none (default: as the adapter "
+                 "has it)"},
         {"clip-max", 0, OPTION_DOUBLE, &s.clip_max, "X", .min = 0, .max = INFINITY,
          .help = "largest element of the gradient, which is scaled; 0: none"},
         {"kl", 0, OPTION_DOUBLE, &s.kl, "X", .min = 0, .max = 1e6,
@@ -234,13 +279,88 @@ static int check_settings(const struct train_settings *s, struct option_spec *ta
     return 0;
 }
 
-int train_settings_read(const struct train_settings *s, struct option_spec *table,
-                        const char *model, struct train_options *o,
-                        enum svf_parametrisation *parametrisation)
+/* A setting that the kind does not use must be as if it had not been given; a recorded recipe names
+ * them all. */
+static int check_adapter_options(const struct train_settings *s, struct option_spec *table,
+                                 const struct adapter_kind *kind)
 {
+    const struct {
+        const char *name;
+        bool is_set;
+    } options[] = {{"rank", s->rank != 0},
+                   {"alpha", s->alpha != 0},
+                   {"dropout", s->dropout != 0},
+                   {"parametrisation", strcmp(s->parametrisation, "direct") != 0},
+                   {"experts", strcmp(s->experts, "ehs") != 0},
+                   {"chart", strcmp(s->chart, "ball") != 0},
+                   {"router", strcmp(s->router, "matrix") != 0},
+                   {"router-hidden", s->router_hidden != 5},
+                   {"routing", strcmp(s->routing, "soft") != 0},
+                   {"shared-a", s->shared_a},
+                   {"curvature", s->curvature != 0.5},
+                   {"fixed-curvature", s->fixed_curvature},
+                   {"most-curved", s->most_curved != 1},
+                   {"curvature-penalty", s->curvature_penalty != 1e-3}};
+
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        if (options[i].is_set && given(table, options[i].name) &&
+            !adapter_kind_uses(kind, options[i].name))
+            return error_set("--%s has no meaning with --adapter %s", options[i].name, kind->name);
+    if (given(table, "factors") && !kind->needs_factors)
+        return error_set("--factors has no meaning with --adapter %s", kind->name);
+    return 0;
+}
+
+static void read_moslora(const struct train_settings *s, struct adapter_settings *a)
+{
+    snprintf(a->experts, sizeof a->experts, "%s", s->experts);
+    snprintf(a->chart, sizeof a->chart, "%s", s->chart);
+    snprintf(a->router, sizeof a->router, "%s", s->router);
+    snprintf(a->routing, sizeof a->routing, "%s", s->routing);
+    a->router_hidden = (size_t)s->router_hidden;
+    a->shared_a = s->shared_a;
+    a->fixed_curvature = s->fixed_curvature;
+    a->curvature = s->curvature;
+    a->most_curved = s->most_curved;
+    a->curvature_penalty = s->curvature_penalty;
+}
+
+static void set_defaults(struct train_settings *s, struct option_spec *table,
+                         const struct adapter_kind *kind)
+{
+    if (!given(table, "modules"))
+        s->modules = kind->modules;
+    if (!given(table, "objective"))
+        s->objective = kind->objective;
+    if (!given(table, "steps"))
+        s->steps = (int64_t)kind->steps;
+    if (!given(table, "rate"))
+        s->rate = kind->rate;
+    if (!given(table, "clip-norm"))
+        s->clip_norm = kind->clip_norm;
+    if (!given(table, "rank"))
+        s->rank = (int64_t)kind->defaults.rank;
+    if (!given(table, "alpha"))
+        s->alpha = kind->defaults.alpha;
+    if (!given(table, "dropout"))
+        s->dropout = kind->defaults.dropout;
+}
+
+int train_settings_read(struct train_settings *s, struct option_spec *table, const char *model,
+                        struct train_options *o, const struct adapter_kind **kind,
+                        struct adapter_settings *adapter)
+{
+    if (!(*kind = adapter_kind_find(s->adapter)) || check_adapter_options(s, table, *kind) != 0)
+        return -1;
+    set_defaults(s, table, *kind);
     if (check_settings(s, table, model) != 0)
         return -1;
-    *parametrisation = strcmp(s->parametrisation, "sigmoid") == 0 ? SVF_SIGMOID : SVF_DIRECT;
+    *adapter = (*kind)->defaults;
+    adapter->rank = (size_t)s->rank;
+    adapter->alpha = s->alpha;
+    adapter->dropout = s->dropout;
+    snprintf(adapter->parametrisation, sizeof adapter->parametrisation, "%s", s->parametrisation);
+    read_moslora(s, adapter);
     *o = train_defaults();
     o->objective = strcmp(s->objective, "next-token") == 0 ? TRAIN_NEXT_TOKEN : TRAIN_REINFORCE;
     o->batch = (size_t)s->batch;
@@ -280,44 +400,14 @@ int train_settings_read(const struct train_settings *s, struct option_spec *tabl
     return 0;
 }
 
-/* Not these: where things lie, what is shown, how the work is shared, and what comes after the
- * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
-static bool decides(const char *name)
-{
-    static const char *const others[] = {
-        "task",        "out",        "factors",    "resume",   "checkpoint-every", "data",
-        "rollout-log", "isa",        "threads",    "plan",     "model-shape",      "plan-tokens",
-        "quiet",       "test-split", "test-limit", "recompute"};
-
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (strcmp(name, others[i]) == 0)
-            return false;
-    return true;
-}
-
 char *train_settings_text(const struct option_spec *table)
 {
-    struct option_spec deciding[TRAIN_OPTIONS] = {{0}};
-    size_t n = 0;
+    /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
+     * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
+    static const char *const others[] = {
+        "task",        "domains",     "out",        "factors",    "resume",    "checkpoint-every",
+        "data",        "rollout-log", "isa",        "threads",    "plan",      "model-shape",
+        "plan-tokens", "quiet",       "test-split", "test-limit", "recompute", NULL};
 
-    for (; table->name; table++)
-        if (decides(table->name)) {
-            deciding[n] = *table;
-            deciding[n++].source = NULL;
-        }
-    char *text = options_record(&command_train, deciding);
-    if (!text)
-        return NULL;
-    /* Without the head and the comments on sources. */
-    char *to = text;
-    for (char *line = text, *next; *line; line = next) {
-        next = line + strcspn(line, "\n");
-        next += *next == '\n';
-        if (*line == ';' || *line == '[')
-            continue;
-        memmove(to, line, (size_t)(next - line));
-        to += next - line;
-    }
-    *to = '\0';
-    return text;
+    return options_settings(table, others);
 }

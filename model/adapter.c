@@ -79,7 +79,35 @@ void adapter_free(struct adapter *adapter)
     free(adapter->sites);
     free(adapter->site_of);
     free(adapter->parameters);
+    free(adapter->prepared);
     free(adapter);
+}
+
+void adapter_prepare(const struct adapter *adapter, const struct model *model,
+                     const float *parameters)
+{
+    if (!adapter || !parameters || !adapter->ops->prepare)
+        return;
+    const size_t bytes = adapter->n_parameters * sizeof *parameters;
+    if (adapter->prepared) {
+        /* No parameter is NaN, so the first call finds a difference. */
+        if (memcmp(adapter->prepared, parameters, bytes) == 0)
+            return;
+        memcpy(adapter->prepared, parameters, bytes);
+    }
+    adapter->ops->prepare(adapter, model, parameters);
+}
+
+int adapter_make_parameters(struct adapter *adapter)
+{
+    const size_t n = adapter->n_parameters + 1;
+
+    adapter->parameters = calloc(n, sizeof *adapter->parameters);
+    adapter->prepared = malloc(n * sizeof *adapter->prepared);
+    if (!adapter->parameters || !adapter->prepared)
+        return error_set("no memory for %zu parameters", adapter->n_parameters);
+    memset(adapter->prepared, 0xff, n * sizeof *adapter->prepared); /* NaNs */
+    return 0;
 }
 
 size_t adapter_scratch_bytes(const struct adapter *adapter, size_t n_rows)

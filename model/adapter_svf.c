@@ -5,7 +5,7 @@
  *   tall  A = Q,            B = W Q^T     rows of B: rows of W times Q
  *   wide  A = Q W,          B = Q^T       rows of A^T: columns of W times Q
  *
- * in f32 by the f32 kernels (one chain of fused multiply-adds an element, so the bits are the same
+ * in f32 by the f32 kernels (a fixed order of additions, so the bits are the same
  * on every instruction set and team), rounded once when packed. */
 #include "model/adapter_svf.h"
 
@@ -115,6 +115,19 @@ static void multipliers_of(const struct svf_site *s, enum svf_parametrisation pa
     }
 }
 
+void adapter_svf_sigmoid(const double *sigma, const float *p, size_t r, float *e)
+{
+    double sum = 0, sum_z = 0;
+
+    for (size_t i = 0; i < r; i++) {
+        sum += sigma[i];
+        sum_z += sigma[i] * sigmoid((double)p[i]);
+    }
+    const double c = sum_z > 0 ? sum / sum_z : 1;
+    for (size_t i = 0; i < r; i++)
+        e[i] = (float)(c * sigmoid((double)p[i]));
+}
+
 void adapter_svf_multipliers(const struct adapter *adapter, size_t site, const float *parameters,
                              float *multipliers)
 {
@@ -124,17 +137,23 @@ void adapter_svf_multipliers(const struct adapter *adapter, size_t site, const f
                    multipliers);
 }
 
-static void svf_forward(const struct adapter *adapter, size_t site, const struct engine *e,
-                        const float *parameters, float *y, size_t ldy, const void *x, size_t ldx,
-                        size_t n_rows, bool accumulate, void *saved, void *scratch)
+enum svf_parametrisation adapter_svf_parametrisation(const struct adapter *adapter)
 {
-    const struct svf_site *s = site_of(adapter, site);
-    const struct svf_scratch w = cut_scratch(s, n_rows, scratch);
-    float *h = saved ? saved : w.h;
+    return ((const struct svf *)adapter->data)->parametrisation;
+}
 
-    adapter_svf_multipliers(adapter, site, parameters, w.multipliers);
-    e->ops->product(e, h, w.ldh, x, ldx, n_rows, &s->a, NULL, false);
-    engine_train(e)->scale_columns(e, w.u, w.ldu, h, w.ldh, parameters ? w.multipliers : NULL,
+static void svf_forward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
+                        float *y, size_t ldy, bool accumulate)
+{
+    const struct engine *e = model_engine(call->model);
+    const struct svf_site *s = site_of(adapter, site);
+    const size_t n_rows = call->n_rows;
+    const struct svf_scratch w = cut_scratch(s, n_rows, call->scratch);
+    float *h = call->saved ? call->saved : w.h;
+
+    adapter_svf_multipliers(adapter, site, call->parameters, w.multipliers);
+    e->ops->product(e, h, w.ldh, call->x, call->ldx, n_rows, &s->a, NULL, false);
+    engine_train(e)->scale_columns(e, w.u, w.ldu, h, w.ldh, call->parameters ? w.multipliers : NULL,
                                    n_rows, s->r);
     e->ops->product(e, y, ldy, w.u, w.ldu, n_rows, &s->b, NULL, accumulate);
 }
@@ -160,32 +179,40 @@ static void add_gradient(const struct svf_site *s, enum svf_parametrisation para
     }
 }
 
-static void svf_backward(const struct adapter *adapter, size_t site, const struct engine *e,
-                         const float *parameters, float *dx, size_t lddx, const void *g, size_t ldg,
-                         const void *x, size_t ldx, size_t n_rows, const void *saved, void *scratch,
-                         float *gradient)
+static int svf_backward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
+                        float *dx, size_t lddx, const void *g, size_t ldg, float *gradient)
 {
+    const struct engine *e = model_engine(call->model);
     const struct svf *svf = adapter->data;
     const struct svf_site *s = site_of(adapter, site);
-    const struct svf_scratch w = cut_scratch(s, n_rows, scratch);
+    const size_t n_rows = call->n_rows;
+    const struct svf_scratch w = cut_scratch(s, n_rows, call->scratch);
     const size_t first = adapter->sites[site].first_parameter;
+    const float *parameters = call->parameters;
     float *q = w.h;
-    (void)x;
-    (void)ldx;
 
     adapter_svf_multipliers(adapter, site, parameters, w.multipliers);
     e->ops->product(e, q, w.ldh, g, ldg, n_rows, &s->b_t, NULL, false);
     if (gradient && (parameters || svf->parametrisation == SVF_DIRECT)) {
         memset(w.d, 0, s->r * sizeof *w.d);
-        engine_train(e)->multiply_sum(e, w.d, saved, w.ldh, q, w.ldh, n_rows, s->r);
+        engine_train(e)->multiply_sum(e, w.d, call->saved, w.ldh, q, w.ldh, n_rows, s->r);
         add_gradient(s, svf->parametrisation, parameters ? parameters + first : NULL, w.multipliers,
                      w.d, gradient + first);
     }
     if (!dx)
-        return;
+        return 0;
     engine_train(e)->scale_columns(e, w.u, w.ldu, q, w.ldh, parameters ? w.multipliers : NULL,
                                    n_rows, s->r);
     e->ops->product(e, dx, lddx, w.u, w.ldu, n_rows, &s->a_t, NULL, true);
+    return 0;
+}
+
+static bool svf_piece(const struct adapter *adapter, size_t site, size_t i,
+                      struct adapter_piece *piece)
+{
+    const struct adapter_site *s = &adapter->sites[site];
+    *piece = (struct adapter_piece){"z", s->first_parameter, s->n_parameters, 0};
+    return i == 0;
 }
 
 static void svf_free(struct adapter *adapter)
@@ -210,6 +237,7 @@ static const struct adapter_ops svf_ops = {
     .saved_bytes = svf_saved_bytes,
     .scratch_bytes = svf_scratch_bytes,
     .forward = svf_forward,
+    .piece = svf_piece,
     .backward = svf_backward,
     .free = svf_free,
 };
@@ -220,6 +248,7 @@ static const struct adapter_ops svf_inference_ops = {
     .saved_bytes = svf_saved_bytes,
     .scratch_bytes = svf_scratch_bytes,
     .forward = svf_forward,
+    .piece = svf_piece,
     .free = svf_free,
 };
 
@@ -377,8 +406,7 @@ done:
  * numbers keyed by the place in the model, so that a choice of modules does not change it. */
 static void sigmoid_start(const struct adapter_site *site, uint64_t seed, float *p)
 {
-    const uint64_t stream =
-        (uint64_t)site->module.layer * PROJECTION_COUNT + (uint64_t)site->projection;
+    const uint64_t stream = adapter_site_stream(site);
     for (size_t i = 0; i < site->n_parameters; i++) {
         const double u = 1 - (double)rng_uniform(seed, stream, 2 * i);
         const double v = (double)rng_uniform(seed, stream, 2 * i + 1);

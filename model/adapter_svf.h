@@ -56,8 +56,14 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
 size_t adapter_svf_bytes(const struct module *modules, size_t n_modules, enum element element,
                          bool with_backward);
 
+enum svf_parametrisation adapter_svf_parametrisation(const struct adapter *adapter);
+
 /* The effective multipliers e of a site (z, or c sigmoid(p)), [r], from a parameter vector. */
 void adapter_svf_multipliers(const struct adapter *adapter, size_t site, const float *parameters,
                              float *multipliers);
+
+/* e = c sigmoid(p) [r], c = sum(s) / sum(s sigmoid(p)), of a matrix with these singular values. e
+ * may be p. */
+void adapter_svf_sigmoid(const double *sigma, const float *p, size_t r, float *e);
 
 #endif

@@ -315,6 +315,40 @@ void expert_free(struct expert *expert)
     memset(expert, 0, sizeof *expert);
 }
 
+const float *expert_vector(const struct expert_matrix *matrix, const char *name)
+{
+    for (size_t i = 0; i < matrix->n_parameters; i++) {
+        const struct expert_parameter *p = &matrix->parameters[i];
+        if (strcmp(p->name, name) == 0 && p->n_columns == 0 &&
+            p->n_rows == module_rank(&matrix->module))
+            return p->values;
+    }
+    return NULL;
+}
+
+bool expert_parameter_is_used(const struct expert *expert, const struct expert_parameter *p)
+{
+    static const char last[] = "_last";
+    const size_t n = strlen(p->name), m = sizeof last - 1;
+
+    if (strcmp(expert->kind, "svf") == 0)
+        return strcmp(p->name, "z") == 0;
+    return n < m || strcmp(p->name + n - m, last) != 0;
+}
+
+size_t expert_n_parameters(const struct expert *expert)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < expert->n_matrices; i++)
+        for (size_t k = 0; k < expert->matrices[i].n_parameters; k++) {
+            const struct expert_parameter *p = &expert->matrices[i].parameters[k];
+            if (expert_parameter_is_used(expert, p))
+                n += p->n_rows * (p->n_columns ? p->n_columns : 1);
+        }
+    return n;
+}
+
 int expert_check_model(const struct expert *expert, const char identity[65], const char *model_path)
 {
     if (strcmp(expert->identity, identity) == 0)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/expert.h"
+#include "model/expert_curve.h"
 #include "mpi/error.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
@@ -31,80 +32,115 @@ static void put_attribute(FILE *out, hid_t file, const char *label, const char *
     free(text);
 }
 
-/* ---- how far z lies from 1 ---------------------------------------------------------------------
+/* ---- how far parameters lie from their start ---------------------------------------------------
  */
 
 struct spread {
-    const char *name; /* of the module or the matrix */
+    const char *module, *piece;
     size_t n_matrices, n;
     double sum, squares, least, most;
 };
 
+/* Multipliers start at 1. */
+static double start_of(const char *piece)
+{
+    return strcmp(piece, "z") == 0 || strcmp(piece, "ia3_l") == 0 ? 1 : 0;
+}
+
 static void spread_add(struct spread *s, const struct expert_parameter *p)
 {
     const size_t n = p->n_rows * (p->n_columns ? p->n_columns : 1);
+    const double start = start_of(p->name);
 
     for (size_t i = 0; i < n; i++) {
         const double x = (double)p->values[i];
         s->least = s->n + i == 0 || x < s->least ? x : s->least;
         s->most = s->n + i == 0 || x > s->most ? x : s->most;
         s->sum += x;
-        s->squares += (x - 1) * (x - 1);
+        s->squares += (x - start) * (x - start);
     }
     s->n += n;
     s->n_matrices++;
 }
 
-static const struct expert_parameter *vector_of(const struct expert_matrix *m)
-{
-    for (size_t i = 0; i < m->n_parameters; i++)
-        if (strcmp(m->parameters[i].name, "z") == 0)
-            return &m->parameters[i];
-    return &m->parameters[0];
-}
-
 static void put_row(struct text_table *table, const char *name, const struct spread *s)
 {
     text_table_cell(table, "%s", name);
+    text_table_cell(table, "%s", s->piece);
     text_table_cell(table, "%zu", s->n_matrices);
     text_table_cell(table, "%zu", s->n);
-    text_table_cell(table, "%.5f", s->sum / (double)s->n);
-    text_table_cell(table, "%.2e", sqrt(s->squares / (double)s->n));
+    text_table_cell(table, "%.5f", s->n ? s->sum / (double)s->n : 0);
+    text_table_cell(table, "%.2e", s->n ? sqrt(s->squares / (double)s->n) : 0);
     text_table_cell(table, "%.4f", s->least);
     text_table_cell(table, "%.4f", s->most);
 }
 
 static void put_spreads(const struct expert *e, FILE *out, bool verbose)
 {
-    static const char *const heads[] = {"parameters", "matrices", "numbers", "mean",
-                                        "rms of z-1", "least",    "most"};
-    struct spread kinds[16] = {{0}}, all = {0};
+    static const char *const heads[] = {"parameters", "",    "matrices", "numbers",
+                                        "mean",       "rms", "least",    "most"};
+    struct spread kinds[64] = {{0}}, all = {.piece = "all"};
     size_t n_kinds = 0;
     struct text_table table;
 
-    text_table_begin(&table, "lrrrrrr");
+    text_table_begin(&table, "llrrrrrr");
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
-        text_table_cell(&table, "%s", heads[i]);
+        if (strcmp(heads[i], "rms") == 0 && start_of(e->matrices[0].parameters[0].name) == 1)
+            text_table_cell(&table, "rms of %s-1", e->matrices[0].parameters[0].name);
+        else
+            text_table_cell(&table, "%s", heads[i]);
     for (size_t i = 0; i < e->n_matrices; i++) {
         const struct expert_matrix *m = &e->matrices[i];
-        size_t k = 0;
-        while (k < n_kinds && strcmp(kinds[k].name, m->module.name) != 0)
-            k++;
-        if (k == n_kinds && n_kinds < sizeof kinds / sizeof *kinds)
-            kinds[n_kinds++].name = m->module.name;
-        if (k < n_kinds)
-            spread_add(&kinds[k], vector_of(m));
-        spread_add(&all, vector_of(m));
-        if (verbose) {
-            struct spread one = {0};
-            spread_add(&one, vector_of(m));
-            put_row(&table, m->module.path, &one);
+        for (size_t j = 0; j < m->n_parameters; j++) {
+            const struct expert_parameter *p = &m->parameters[j];
+            size_t k = 0;
+            if (!expert_parameter_is_used(e, p))
+                continue;
+            while (k < n_kinds && (strcmp(kinds[k].module, m->module.name) != 0 ||
+                                   strcmp(kinds[k].piece, p->name) != 0))
+                k++;
+            if (k == n_kinds && n_kinds < sizeof kinds / sizeof *kinds)
+                kinds[n_kinds++] = (struct spread){m->module.name, p->name, 0, 0, 0, 0, 0, 0};
+            if (k < n_kinds)
+                spread_add(&kinds[k], p);
+            spread_add(&all, p);
+            if (verbose) {
+                struct spread one = {.piece = p->name};
+                spread_add(&one, p);
+                put_row(&table, m->module.path, &one);
+            }
         }
     }
     for (size_t k = 0; k < n_kinds; k++)
-        put_row(&table, kinds[k].name, &kinds[k]);
-    put_row(&table, "all", &all);
+        put_row(&table, kinds[k].module, &kinds[k]);
+    if (all.n > 0) {
+        text_table_cell(&table, "all");
+        text_table_cell(&table, "%s", "");
+        text_table_cell(&table, "%zu", e->n_matrices);
+        text_table_cell(&table, "%zu", all.n);
+        for (size_t i = 0; i < 4; i++)
+            text_table_cell(&table, "%s", "");
+    }
     text_table_print(&table, out, 2);
+}
+
+/* "rank = 16\nalpha = 32\n" in a line. */
+static void put_settings(FILE *out, const char *settings)
+{
+    char line[512];
+    size_t n = 0;
+
+    if (!settings)
+        return;
+    for (; *settings && n + 3 < sizeof line; settings++) {
+        if (*settings == '\n' && !settings[1])
+            break;
+        line[n++] = *settings == '\n' ? ',' : *settings;
+        if (*settings == '\n')
+            line[n++] = ' ';
+    }
+    line[n] = '\0';
+    put_text(out, "settings", line);
 }
 
 /* ---- the training -------------------------------------------------------------------------------
@@ -170,6 +206,70 @@ static void put_curve(hid_t file, FILE *out)
         free(columns[c]);
 }
 
+/* MoSLoRA's router and curvatures (adapter_moslora_step.c): at the first step, half-way, at the
+ * end.
+ */
+static void put_mixture(hid_t file, FILE *out)
+{
+    static const char *const names[] = {
+        "weight_euclidean",   "weight_hyperbolic",    "weight_spherical",    "weight_product",
+        "top_euclidean",      "top_hyperbolic",       "top_spherical",       "top_product",
+        "router_entropy",     "curvature_hyperbolic", "curvature_spherical", "curvature_product_h",
+        "curvature_product_s"};
+    struct text_table table;
+    bool any = false;
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[64];
+        double *values = NULL;
+        size_t n = 0;
+        snprintf(path, sizeof path, "curve/%s", names[i]);
+        if (H5Lexists(file, "curve", H5P_DEFAULT) > 0 && H5Lexists(file, path, H5P_DEFAULT) > 0)
+            values = read_column(file, path, &n);
+        if (!values)
+            continue;
+        if (!any) {
+            text_table_begin(&table, "lrrr");
+            text_table_cell(&table, "mean of all routers");
+            text_table_cell(&table, "first");
+            text_table_cell(&table, "half-way");
+            text_table_cell(&table, "last");
+        }
+        any = true;
+        text_table_cell(&table, "%s", names[i]);
+        text_table_cell(&table, "%.4f", values[0]);
+        text_table_cell(&table, "%.4f", values[n / 2]);
+        text_table_cell(&table, "%.4f", values[n - 1]);
+        free(values);
+    }
+    if (any) {
+        fputc('\n', out);
+        text_table_print(&table, out, 2);
+    }
+}
+
+/* Both over the steps: accuracy of the answers trained on, and of the validations. */
+static void put_drawings(hid_t file, FILE *out)
+{
+    static const char *const names[][3] = {
+        {"curve/accuracy", NULL, "accuracy of the answers, by step"},
+        {"validation/score", "validation/step", "validation, by step"}};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t n = 0, n_steps = 0;
+        char group[16];
+        snprintf(group, sizeof group, "%.*s", (int)strcspn(names[i][0], "/"), names[i][0]);
+        if (H5Lexists(file, group, H5P_DEFAULT) <= 0)
+            continue;
+        double *values = read_column(file, names[i][0], &n);
+        double *steps = names[i][1] ? read_column(file, names[i][1], &n_steps) : NULL;
+        if (values && n > 2)
+            curve_draw(out, names[i][2], values, n_steps == n ? steps : NULL, n, curve_in_utf8());
+        free(values);
+        free(steps);
+    }
+}
+
 static void put_scores(hid_t file, FILE *out)
 {
     double before, after, error;
@@ -187,10 +287,11 @@ static void put_scores(hid_t file, FILE *out)
 
 static void put_run(hid_t file, FILE *out)
 {
-    static const char *const names[][2] = {{"command", "command_line"}, {"ended", "ended"},
-                                           {"numbers", "dtype"},        {"instructions", "isa"},
-                                           {"processor", "cpu"},        {"started", "started"},
-                                           {"t2 version", "t2_version"}};
+    static const char *const names[][2] = {{"transfer", "transfer"}, {"shape", "transfer_shape"},
+                                           {"source", "source"},     {"command", "command_line"},
+                                           {"ended", "ended"},       {"numbers", "dtype"},
+                                           {"instructions", "isa"},  {"processor", "cpu"},
+                                           {"started", "started"},   {"t2 version", "t2_version"}};
     int64_t steps, seed, ranks, threads;
     double seconds;
     char took[32];
@@ -217,11 +318,15 @@ int expert_describe(const char *path, FILE *out, bool verbose)
         expert_free(&e);
         return -1;
     }
-    fprintf(out, "%s: an expert of t2 train\n\n", path);
+    fprintf(out, "%s: %s\n\n", path,
+            H5Aexists(file, "adaptation") > 0 ? "a mixture of experts, of t2 adapt"
+            : H5Aexists(file, "transfer") > 0 ? "an expert of another model, of t2 transfer"
+                                              : "an expert of t2 train");
     put_text(out, "model", e.model);
     put_text(out, "SHA-256", e.identity);
     put_text(out, "task", e.task);
     put_text(out, "adapter", e.kind);
+    put_settings(out, e.settings);
     put_text(out, "z", e.parametrisation);
     put_text(out, "factors", e.factors);
     put_run(file, out);
@@ -229,6 +334,8 @@ int expert_describe(const char *path, FILE *out, bool verbose)
     fputc('\n', out);
     put_spreads(&e, out, verbose);
     put_curve(file, out);
+    put_mixture(file, out);
+    put_drawings(file, out);
     h5_close(file);
     expert_free(&e);
     return 0;

@@ -285,15 +285,14 @@ static void remove_folder(const char *folder)
     rmdir(folder);
 }
 
-int export_model(const struct checkpoint *ck, const struct export_options *options,
-                 struct team *team, const char *folder, struct export_summary *summary)
+int export_in_folder(const char *folder, int (*fill)(void *context, const char *temporary),
+                     void *context)
 {
     struct stat info;
     char *temporary = NULL;
     size_t n = strlen(folder);
     int status = -1;
 
-    *summary = (struct export_summary){0};
     while (n > 1 && folder[n - 1] == '/')
         n--;
     if (stat(folder, &info) == 0)
@@ -304,8 +303,7 @@ int export_model(const struct checkpoint *ck, const struct export_options *optio
         error_set("%s: cannot be made: %s", temporary, strerror(errno));
         goto done;
     }
-    if (export_describe_model(ck, options->type, temporary, summary) == 0 &&
-        write_weights(ck, options, team, temporary, summary) == 0) {
+    if (fill(context, temporary) == 0) {
         char *target = strndup(folder, n);
         if (!target || rename(temporary, target) != 0)
             error_set("%s: cannot be made: %s", folder, strerror(errno));
@@ -318,4 +316,29 @@ int export_model(const struct checkpoint *ck, const struct export_options *optio
 done:
     free(temporary);
     return status;
+}
+
+struct exporting {
+    const struct checkpoint *ck;
+    const struct export_options *options;
+    struct team *team;
+    struct export_summary *summary;
+};
+
+static int fill_model(void *context, const char *folder)
+{
+    const struct exporting *x = context;
+
+    return export_describe_model(x->ck, x->options->type, folder, x->summary) != 0
+               ? -1
+               : write_weights(x->ck, x->options, x->team, folder, x->summary);
+}
+
+int export_model(const struct checkpoint *ck, const struct export_options *options,
+                 struct team *team, const char *folder, struct export_summary *summary)
+{
+    struct exporting exporting = {ck, options, team, summary};
+
+    *summary = (struct export_summary){0};
+    return export_in_folder(folder, fill_model, &exporting);
 }

@@ -31,7 +31,6 @@ void forward_strides(struct forward *f, struct model *model)
 
 int forward_create(struct forward *f, struct model *model, size_t max_rows)
 {
-    const struct model_config *c = &model->config;
     const size_t size = element_size(model->options.element);
     struct layer_buffers *b = &f->buffers;
 
@@ -43,13 +42,12 @@ int forward_create(struct forward *f, struct model *model, size_t max_rows)
     f->x = buffer(max_rows, f->ld_hidden * size);
     b->attention_input = buffer(max_rows, f->ld_hidden * size);
     b->qkv = buffer(max_rows, f->ld_qkv * sizeof(float));
-    b->q = buffer(max_rows, c->n_heads * round_up(c->head_dim, KERNEL_K_STEP) * sizeof(float));
     b->attention_output = buffer(max_rows, f->ld_heads * size);
     b->ffn_input = b->attention_input;
     b->gate_up = buffer(max_rows, f->ld_gate_up * sizeof(float));
     b->ffn_hidden = buffer(max_rows, f->ld_ffn * size);
-    if (!f->h || !f->x || !b->attention_input || !b->qkv || !b->q || !b->attention_output ||
-        !b->gate_up || !b->ffn_hidden) {
+    if (!f->h || !f->x || !b->attention_input || !b->qkv || !b->attention_output || !b->gate_up ||
+        !b->ffn_hidden) {
         forward_free(f);
         return error_set("no memory for the activations of %zu tokens: use a smaller --chunk",
                          max_rows);
@@ -65,7 +63,6 @@ void forward_free(struct forward *f)
     free(f->x);
     free(f->buffers.attention_input);
     free(f->buffers.qkv);
-    free(f->buffers.q);
     free(f->buffers.attention_output);
     free(f->buffers.gate_up);
     free(f->buffers.ffn_hidden);
@@ -75,7 +72,7 @@ void forward_free(struct forward *f)
 
 int forward_cache_create(struct kv_cache *cache, const struct model *model)
 {
-    return kv_cache_create(cache, model->engine.kv_element, model->config.n_layers,
+    return kv_cache_create(cache, model->engine.kv_form, model->config.n_layers,
                            model->config.n_kv_heads, model->config.head_dim);
 }
 
@@ -93,18 +90,28 @@ static void run_group(struct forward *f, size_t layer, int group, float *y, size
 
     for (size_t i = 0; i < g->n_spans; i++) {
         const struct span *s = &g->spans[i];
-        e->ops->product(e, y + s->column, ldy, x, ldx, n_rows, &s->m,
-                        g->bias ? g->bias + s->column : NULL, accumulate);
+        if (!model_is_run_by(f->adapter, layer, group, model, s))
+            e->ops->product(e, y + s->column, ldy, x, ldx, n_rows, &s->m,
+                            g->bias ? g->bias + s->column : NULL, accumulate);
     }
+    struct adapter_call call = {.model = model,
+                                .parameters = f->parameters,
+                                .x = x,
+                                .ldx = ldx,
+                                .n_rows = n_rows,
+                                .row_keys = f->row_keys,
+                                .scratch = f->scratch};
     for (size_t i = 0; f->adapter && i < n_members; i++) {
         const int32_t site = adapter_site_at(f->adapter, layer, members[i]);
         if (site < 0)
             continue;
-        const bool alone = f->adapter->ops->replaces_base;
+        const struct adapter_ops *ops = f->adapter->ops;
         const size_t column = model_column(model, members[i]);
-        f->adapter->ops->forward(f->adapter, (size_t)site, e, f->parameters, y + column, ldy, x,
-                                 ldx, n_rows, accumulate || !alone, saved[members[i]], f->scratch);
-        if (!alone || !g->bias)
+        call.saved = saved[members[i]];
+        ops->forward(f->adapter, (size_t)site, &call, y + column, ldy,
+                     accumulate || !(ops->replaces_base || ops->runs_base));
+        call.same_input = true;
+        if (!ops->replaces_base || !g->bias)
             continue;
         const size_t width = model_outputs(model, members[i]);
         for (size_t r = 0; r < n_rows; r++)
@@ -131,8 +138,8 @@ int forward_layer(struct forward *f, struct kv_cache *cache, const struct batch 
               c->hidden_size, eps);
     run_group(f, index, GROUP_QKV, b->qkv, f->ld_qkv, b->attention_input, f->ld_hidden, n, false,
               b->saved);
-    ops->store(e, &a, cache, batch, b->qkv, f->ld_qkv, b->q);
-    if (ops->attention(e, &a, cache, batch, b->q, b->attention_output, f->ld_heads) != 0)
+    if (ops->attention(e, &a, cache, batch, b->qkv, f->ld_qkv, b->attention_output, f->ld_heads) !=
+        0)
         return -1;
     run_group(f, index, GROUP_OUTPUT, f->h, f->ld_hidden, b->attention_output, f->ld_heads, n, true,
               b->saved);
@@ -160,8 +167,8 @@ static int check_adapter(const struct forward *f)
                          a->n_layers, model->config.n_layers);
     for (size_t layer = 0; layer < model->config.n_layers; layer++)
         for (int p = 0; p < PROJECTION_COUNT; p++) {
-            const bool replaced =
-                a && a->ops->replaces_base && adapter_site_at(a, layer, (enum projection)p) >= 0;
+            const bool has_site = adapter_site_at(a, layer, (enum projection)p) >= 0;
+            const bool replaced = has_site && a->ops->replaces_base;
             if (replaced == model_has_weights(model, layer, (enum projection)p))
                 return error_set(
                     replaced ? "layer %zu: %s has its base weights and an adapter in their place"

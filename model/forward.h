@@ -23,7 +23,6 @@
 struct layer_buffers {
     void *attention_input;  /* elements [rows, ld_hidden]: RMSNorm(h) */
     float *qkv;             /* [rows, ld_qkv] */
-    void *q;                /* [kv heads, rows, group, key_k] rotated, 4 bytes each (engine.h) */
     void *attention_output; /* elements [rows, ld_heads] */
     void *ffn_input;        /* elements [rows, ld_hidden] */
     float *gate_up;         /* [rows, ld_gate_up] */
@@ -44,7 +43,8 @@ struct forward {
     /* The model's own (model_attach) in forward_create; passes set theirs. */
     const struct adapter *adapter;
     const float *parameters;
-    void *scratch; /* the adapter's */
+    const uint64_t *row_keys; /* of the batch's rows, for dropout (adapter.h); NULL: none */
+    void *scratch;            /* the adapter's */
     size_t scratch_bytes;
 };
 

@@ -1,10 +1,9 @@
-#include "model/merge.h"
+#include "model/merge_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/rng.h"
 #include "mpi/error.h"
 #include "mpi/hash.h"
 #include "solver/engine_product.h"
@@ -12,19 +11,17 @@
 
 enum { MERGE_ROWS = 64 }; /* a multiple of KERNEL_COLUMNS */
 
-struct merge {
-    const struct expert *expert;
-    struct factors *factors;
-    const struct kernels *kernels;
-    uint64_t seed;
-};
+const struct expert_parameter *merge_piece(const struct expert_matrix *m, const char *name)
+{
+    for (size_t i = 0; i < m->n_parameters; i++)
+        if (strcmp(m->parameters[i].name, name) == 0)
+            return &m->parameters[i];
+    return NULL;
+}
 
 static const struct expert_parameter *z_of(const struct expert_matrix *m)
 {
-    for (size_t i = 0; i < m->n_parameters; i++)
-        if (strcmp(m->parameters[i].name, "z") == 0)
-            return &m->parameters[i];
-    return NULL;
+    return merge_piece(m, "z");
 }
 
 static size_t rank_of(const struct module *m)
@@ -51,22 +48,37 @@ static int check_matrix(const struct expert *e, struct factors *factors,
 struct merge *merge_create(const struct expert *expert, struct factors *factors, enum isa isa,
                            uint64_t seed)
 {
-    struct merge *merge = NULL;
+    const struct adapter_kind *kind = adapter_kind_find(expert->kind);
+    struct merge *merge = kind ? malloc(sizeof *merge) : NULL;
 
-    if (strcmp(expert->kind, "svf") != 0) {
-        error_set("%s: adapters of the kind '%s' cannot be merged by this t2", expert->path,
-                  expert->kind);
+    if (!kind || !merge) {
+        if (kind)
+            error_set("out of memory");
         return NULL;
+    }
+    *merge = (struct merge){.expert = expert,
+                            .factors = factors,
+                            .kernels = kernels_find(ELEMENT_F32, isa),
+                            .seed = seed,
+                            .kind = kind};
+    if (!kind->can_merge) {
+        error_set("%s: an adapter of the kind '%s' does something else to each token and cannot be "
+                  "merged into the weights: run it beside them, with --adapter",
+                  expert->path, expert->kind);
+        goto failed;
+    }
+    if (adapter_settings_read(kind, expert->settings, &merge->settings) != 0) {
+        error_prefix("%s", expert->path);
+        goto failed;
     }
     for (size_t i = 0; i < expert->n_matrices; i++)
-        if (check_matrix(expert, factors, &expert->matrices[i]) != 0)
-            return NULL;
-    if (!(merge = malloc(sizeof *merge))) {
-        error_set("out of memory");
-        return NULL;
-    }
-    *merge = (struct merge){expert, factors, kernels_find(ELEMENT_F32, isa), seed};
+        if ((kind->needs_factors ? check_matrix(expert, factors, &expert->matrices[i])
+                                 : merge_rows_check(merge, &expert->matrices[i])) != 0)
+            goto failed;
     return merge;
+failed:
+    free(merge);
+    return NULL;
 }
 
 void merge_free(struct merge *merge)
@@ -82,9 +94,21 @@ static const struct expert_matrix *matrix_of(const struct merge *merge, const st
     return NULL;
 }
 
+/* The matrix whose bias the tensor is, if the kind changes biases. */
+static const struct expert_matrix *bias_of(const struct merge *merge, const struct tensor *t)
+{
+    for (size_t i = 0; i < merge->expert->n_matrices; i++) {
+        const struct expert_matrix *m = &merge->expert->matrices[i];
+        const size_t stem = strlen(m->module.tensor) - strlen("weight");
+        if (strncmp(m->module.tensor, t->name, stem) == 0 && strcmp(t->name + stem, "bias") == 0)
+            return merge_changes_bias(merge, m) ? m : NULL;
+    }
+    return NULL;
+}
+
 bool merge_wants(const struct merge *merge, const struct tensor *t)
 {
-    return matrix_of(merge, t) != NULL;
+    return matrix_of(merge, t) || bias_of(merge, t);
 }
 
 /* ---- one matrix --------------------------------------------------------------------------------
@@ -99,34 +123,11 @@ struct job {
     const float *change;  /* z - 1 [r] */
     float *weights;       /* [n_rows, n_columns] */
     size_t n_rows, n_columns, r, n_vectors;
-    bool wide, round;
-    uint64_t seed, stream;
+    bool wide;
+    struct merge_rounding rounding;
     float *x, *h, *y; /* [threads, MERGE_ROWS, ld] */
     size_t ld;
 };
-
-/* 16 random bits for an element. */
-static uint32_t random_bits(const struct job *j, size_t element)
-{
-    const uint64_t index = element / 8;
-    const philox4x32_ctr_t out = rng_block(j->seed, j->stream, index);
-    return out.v[element % 8 / 2] >> 16 * (element % 2) & 0xffffu;
-}
-
-/* The rounded weight plus its correction, on bf16's grid: up with the probability that makes the
- * mean right. */
-static float round_sum(const struct job *j, float weight, float correction, size_t element)
-{
-    union {
-        float f;
-        uint32_t u;
-    } v = {f32_from_bf16(bf16_from_f32(weight)) + correction};
-
-    if (correction == 0)
-        return weight; /* rounded when it is packed, as the base model's */
-    v.u = (v.u + random_bits(j, element)) & 0xffff0000u;
-    return isfinite(v.f) ? v.f : weight;
-}
 
 static void merge_part(void *arg, size_t part, int thread)
 {
@@ -154,8 +155,7 @@ static void merge_part(void *arg, size_t part, int thread)
         for (size_t v = 0; v < n; v++) {
             float *to = &w[v * along + k * across];
             const float correction = y[v * ld + k];
-            *to = j->round ? round_sum(j, *to, correction, (size_t)(to - j->weights))
-                           : *to + correction;
+            *to = merge_sum(&j->rounding, *to, correction, (size_t)(to - j->weights));
         }
 }
 
@@ -188,22 +188,15 @@ static float *changes(const struct expert_parameter *z, bool *any)
     return change;
 }
 
-int merge_apply(const struct merge *merge, const struct tensor *t, float *weights,
-                enum element element, struct team *team)
+static int svf_apply(const struct merge *merge, const struct expert_matrix *m, float *weights,
+                     const struct merge_rounding *rounding, struct team *team)
 {
-    const struct expert_matrix *m = matrix_of(merge, t);
     const size_t n_threads = (size_t)team_size(team);
-    struct job job = {.kernels = merge->kernels, .weights = weights, .seed = merge->seed};
+    struct job job = {.kernels = merge->kernels, .weights = weights, .rounding = *rounding};
     bool any = false;
     float *change = NULL;
     int status = -1;
 
-    if (!m)
-        return 0;
-    if (tensor_n_rows(t) != m->module.n_rows || tensor_row_elements(t) != m->module.n_columns)
-        return error_set("%s: %s is %zu x %zu, the model's %zu x %zu", merge->expert->path,
-                         m->module.path, m->module.n_rows, m->module.n_columns, tensor_n_rows(t),
-                         tensor_row_elements(t));
     job.change = change = changes(z_of(m), &any);
     if (!change) {
         error_set("out of memory");
@@ -218,8 +211,6 @@ int merge_apply(const struct merge *merge, const struct tensor *t, float *weight
     job.wide = job.n_rows < job.n_columns;
     job.r = rank_of(&m->module);
     job.n_vectors = job.wide ? job.n_columns : job.n_rows;
-    job.round = element == ELEMENT_BF16;
-    job.stream = hash_text(t->name);
     job.ld = round_up(job.r, KERNEL_K_STEP);
     const size_t bytes = n_threads * MERGE_ROWS * job.ld * sizeof(float);
     job.x = malloc(bytes);
@@ -243,4 +234,26 @@ done:
     free(job.y);
     free(change);
     return status;
+}
+
+int merge_apply(const struct merge *merge, const struct tensor *t, float *weights,
+                enum element element, struct team *team)
+{
+    const struct expert_matrix *m = matrix_of(merge, t), *of_bias = m ? NULL : bias_of(merge, t);
+    const struct merge_rounding rounding = {element == ELEMENT_BF16, merge->seed,
+                                            hash_text(t->name)};
+
+    if (of_bias && tensor_n_rows(t) * tensor_row_elements(t) != of_bias->module.n_rows)
+        return error_set("%s has %zu elements, which does not fit %s", t->name,
+                         tensor_n_rows(t) * tensor_row_elements(t), of_bias->module.path);
+    if (of_bias)
+        merge_bias(merge, of_bias, weights, &rounding);
+    if (!m)
+        return 0;
+    if (tensor_n_rows(t) != m->module.n_rows || tensor_row_elements(t) != m->module.n_columns)
+        return error_set("%s: %s is %zu x %zu, the model's %zu x %zu", merge->expert->path,
+                         m->module.path, m->module.n_rows, m->module.n_columns, tensor_n_rows(t),
+                         tensor_row_elements(t));
+    return merge->kind->needs_factors ? svf_apply(merge, m, weights, &rounding, team)
+                                      : merge_rows_apply(merge, m, weights, &rounding, team);
 }

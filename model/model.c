@@ -167,6 +167,9 @@ static int load_group(const struct model *model, const struct checkpoint *ck, si
         t = find(ck, layer, name);
         if (t && load_vector(ck, &g->bias, width, column, t) != 0)
             return -1;
+        if (t && model->merge && merge_wants(model->merge, t) &&
+            merge_apply(model->merge, t, g->bias + column, ELEMENT_F32, model->engine.team) != 0)
+            return -1;
     }
     return 0;
 }
@@ -351,4 +354,5 @@ void model_attach(struct model *model, const struct adapter *adapter, const floa
 {
     model->adapter = adapter;
     model->adapter_parameters = parameters;
+    adapter_prepare(adapter, model, parameters);
 }

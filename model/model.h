@@ -35,7 +35,7 @@ struct adapter;
 
 /* From now on forward_run, and with it the scheduler, runs the model with this adapter and these
  * parameters (adapter.h; NULL parameters: the base model). Nothing is copied: both must outlive
- * their use, and the values may change between two passes. adapter NULL: none. Where an adapter
+ * their use; when the values have changed, attach again. adapter NULL: none. Where an adapter
  * has taken the place of base weights (SVF), the model runs with it alone; without it, forward_run
  * fails with a sentence. Call between passes, not while a scheduler runs. */
 void model_attach(struct model *model, const struct adapter *adapter, const float *parameters);

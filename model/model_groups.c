@@ -101,7 +101,9 @@ static int cut_span(struct span *to, const struct span *from, size_t first, size
     return 0;
 }
 
-static int give_up_group(struct model *model, size_t layer, int group, unsigned mask)
+/* Cuts a group's spans anew: what is in `gone` is left out, what is in `apart` stands alone, the
+ * rest stays as far together as it was. */
+static int cut_group(struct model *model, size_t layer, int group, unsigned gone, unsigned apart)
 {
     struct group *g = &model->layers[layer].groups[group];
     struct group left = {.bias = g->bias};
@@ -109,17 +111,22 @@ static int give_up_group(struct model *model, size_t layer, int group, unsigned 
     const size_t n_members = group_members(group, members);
     bool any = false;
 
-    for (size_t i = 0; i < n_members; i++)
-        any = any || (mask >> members[i] & 1 && model_has_weights(model, layer, members[i]));
+    for (size_t i = 0; i < n_members; i++) {
+        const struct span *from = span_of(model, layer, members[i]);
+        any = any ||
+              (from && (gone >> members[i] & 1 || (apart >> members[i] & 1 &&
+                                                   from->m.n != model_outputs(model, members[i]))));
+    }
     if (!any)
         return 0;
     for (size_t i = 0; i < n_members; i++) {
         const struct span *from = span_of(model, layer, members[i]);
-        if (mask >> members[i] & 1 || !from)
+        if (gone >> members[i] & 1 || !from)
             continue;
         /* As many neighbours of the same span as stay. */
         size_t last = i;
-        while (last + 1 < n_members && !(mask >> members[last + 1] & 1) &&
+        while (!(apart >> members[i] & 1) && last + 1 < n_members &&
+               !((gone | apart) >> members[last + 1] & 1) &&
                span_of(model, layer, members[last + 1]) == from)
             last++;
         if (cut_span(&left.spans[left.n_spans], from, model_column(model, members[i]),
@@ -143,9 +150,41 @@ failed:
 int model_give_up(struct model *model, size_t layer, unsigned mask)
 {
     for (int group = 0; group < GROUP_COUNT; group++)
-        if (give_up_group(model, layer, group, mask) != 0)
+        if (cut_group(model, layer, group, mask, 0) != 0)
             return -1;
     return 0;
+}
+
+int model_set_apart(struct model *model, size_t layer, unsigned mask)
+{
+    for (int group = 0; group < GROUP_COUNT; group++)
+        if (cut_group(model, layer, group, 0, mask) != 0)
+            return -1;
+    return 0;
+}
+
+const struct span *model_base(const struct model *model, size_t layer, enum projection projection)
+{
+    return span_of(model, layer, projection);
+}
+
+bool model_is_run_by(const struct adapter *adapter, size_t layer, int group,
+                     const struct model *model, const struct span *span)
+{
+    enum projection members[GROUP_MEMBERS];
+    const size_t n = group_members(group, members);
+
+    for (size_t i = 0; adapter && adapter->ops->runs_base && i < n; i++)
+        if (model_column(model, members[i]) == span->column &&
+            adapter_site_at(adapter, layer, members[i]) >= 0)
+            return true;
+    return false;
+}
+
+const float *model_bias(const struct model *model, size_t layer, enum projection projection)
+{
+    const float *bias = model->layers[layer].groups[projection_group(projection)].bias;
+    return bias ? bias + model_column(model, projection) : NULL;
 }
 
 int model_transpose(struct model *model, size_t layer, int group)

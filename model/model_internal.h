@@ -20,9 +20,10 @@ struct span {
 };
 
 /* As loaded, one span holds the whole group. Where an adapter replaces projections, their weights
- * are given up and the spans are what is left between them: none, one or two. */
+ * are given up and the spans are what is left between them; where it runs base products itself,
+ * those projections have spans of their own. */
 struct group {
-    struct span spans[2];
+    struct span spans[GROUP_MEMBERS];
     size_t n_spans;
     float *bias; /* [width padded to 16], zero in the gaps; NULL: none */
 };
@@ -68,12 +69,30 @@ int model_give_up(struct model *model, size_t layer, unsigned mask);
 /* Are the projection's weights still there? */
 bool model_has_weights(const struct model *model, size_t layer, enum projection projection);
 
+/* Cuts the layer's groups so that each projection in `mask` has a span of its own: the same
+ * numbers, packed apart. 0, or -1 with error_set. */
+int model_set_apart(struct model *model, size_t layer, unsigned mask);
+
+/* For kinds that run base products themselves (adapter_ops.runs_base), which set their sites apart
+ * when they are made: the projection's weights m (y = x m^T) and, once a pass with a backward has
+ * been made, their transpose t; and its bias, [outputs], or NULL. */
+const struct span *model_base(const struct model *model, size_t layer, enum projection projection);
+/* Does the adapter (or NULL) make this span's product itself? */
+bool model_is_run_by(const struct adapter *adapter, size_t layer, int group,
+                     const struct model *model, const struct span *span);
+const float *model_bias(const struct model *model, size_t layer, enum projection projection);
+
 /* Makes the transposes of what is left of a group, or of the head, unless they are there. */
 int model_transpose(struct model *model, size_t layer, int group);
 int model_transpose_head(struct model *model);
 
 /* What attention needs to know of a layer; the rope table must hold the positions already. */
 struct attention_layer model_attention_layer(const struct model *model, size_t index);
+
+static inline const struct engine *model_engine(const struct model *model)
+{
+    return &model->engine;
+}
 
 /* The engine's second table. */
 static inline const struct engine_train_ops *engine_train(const struct engine *e)

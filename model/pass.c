@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "model/pass_internal.h"
+#include "model/rng.h"
 #include "mpi/error.h"
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -119,7 +120,6 @@ static void place_all(struct pass *pass, struct block *block)
     pass->work.head_x0 = take(block, n_block, f->ld_hidden * size);
     *common = (struct layer_buffers){0};
     common->attention_input = take(block, n, f->ld_hidden * size);
-    common->q = take(block, n, c->n_heads * round_up(c->head_dim, KERNEL_K_STEP) * sizeof(float));
     common->attention_output = take(block, n, f->ld_heads * size);
     /* Sites that read their inputs backward find both when a layer is run again. */
     common->ffn_input = pass->adapter && pass->adapter->ops->needs_input
@@ -170,20 +170,25 @@ size_t pass_bytes(const struct model *model, const struct adapter *adapter,
     struct pass pass;
     struct block block = {0};
     const struct model_config *c = &model->config;
+    struct kv_cache cache;
 
     describe(&pass, (struct model *)model, adapter, options);
     place_all(&pass, &block);
-    const size_t key_values =
-        2 * c->n_layers * c->n_kv_heads * c->head_dim * element_size(model->engine.kv_element);
+    forward_cache_create(&cache, model);
+    const size_t page =
+        c->n_layers * c->n_kv_heads * cache.head_elements * element_size(cache.element);
+    kv_cache_free(&cache);
     return block.used + adapter_scratch_bytes(adapter, options->max_rows) +
-           options->max_rows * key_values;
+           page * round_up((options->max_rows + KV_PAGE - 1) / KV_PAGE, KV_SLAB_PAGES);
 }
 
 /* Transposes of what gradients flow through, in the model's order. */
 static int make_transposes(struct pass *pass)
 {
     struct model *model = pass->model;
-    for (size_t at = pass->lowest + 1; at < model->config.n_layers * GROUP_COUNT; at++)
+    /* A site that runs its base product goes back through it even where nothing lies below. */
+    const size_t first = pass->lowest + !pass->adapter->ops->runs_base;
+    for (size_t at = first; at < model->config.n_layers * GROUP_COUNT; at++)
         if (model_transpose(model, at / GROUP_COUNT, (int)(at % GROUP_COUNT)) != 0)
             return -1;
     return model_transpose_head(model);
@@ -217,8 +222,8 @@ struct pass *pass_create(struct model *model, const struct adapter *adapter,
     pass->ids = malloc(n * sizeof *pass->ids);
     pass->row_sequence = malloc(n * sizeof *pass->row_sequence);
     pass->row_position = malloc(n * sizeof *pass->row_position);
+    pass->row_keys = malloc(n * sizeof *pass->row_keys);
     pass->runs = malloc(n * sizeof *pass->runs);
-    pass->row_runs = malloc(n * sizeof *pass->row_runs);
     place_all(pass, &block);
     /* Pages that no row reaches cost nothing. */
     char *memory =
@@ -227,8 +232,8 @@ struct pass *pass_create(struct model *model, const struct adapter *adapter,
         pass->memory = memory;
         pass->memory_bytes = block.used;
     }
-    if (!pass->layers || !pass->ids || !pass->row_sequence || !pass->row_position || !pass->runs ||
-        !pass->row_runs || !pass->memory) {
+    if (!pass->layers || !pass->ids || !pass->row_sequence || !pass->row_position ||
+        !pass->row_keys || !pass->runs || !pass->memory) {
         error_set("no memory for a pass of %zu tokens (%zu MiB): use smaller micro-batches, or "
                   "recompute layers",
                   n, block.used >> 20);
@@ -271,8 +276,8 @@ void pass_free(struct pass *pass)
     free(pass->ids);
     free(pass->row_sequence);
     free(pass->row_position);
+    free(pass->row_keys);
     free(pass->runs);
-    free(pass->row_runs);
     free(pass->sequences);
     free(pass->copies);
     free(pass->batches);
@@ -284,6 +289,14 @@ void pass_reset(struct pass *pass, const float *parameters)
 {
     forget(pass);
     pass->parameters = pass->f.parameters = parameters;
+    pass->dropout = false;
+    adapter_prepare(pass->adapter, pass->model, parameters);
+}
+
+void pass_use_dropout(struct pass *pass, uint64_t key)
+{
+    pass->dropout = true;
+    pass->key = key;
 }
 
 size_t pass_n_rows(const struct pass *pass)
@@ -379,6 +392,7 @@ static int add_row(struct pass *pass, size_t sequence, int32_t token)
     pass->ids[row] = token;
     pass->row_sequence[row] = (int32_t)sequence;
     pass->row_position[row] = (int32_t)q->n;
+    pass->row_keys[row] = pass->dropout ? rng_key(q->key, q->n) : 0;
     q->n++;
     pass->n_rows++;
     return 0;
@@ -434,7 +448,7 @@ int pass_add(struct pass *pass, const int32_t *tokens, size_t n_tokens, size_t *
         return -1;
     const size_t index = pass->n_sequences++;
     struct pass_sequence *q = &pass->sequences[index];
-    *q = (struct pass_sequence){0};
+    *q = (struct pass_sequence){.key = pass->key};
     if (reserve_tokens(q, n_tokens + 16) != 0 ||
         (shared > 0 && share(pass, q, &pass->sequences[other], shared) != 0))
         return -1;
@@ -524,11 +538,9 @@ int pass_batch_describe(struct pass *pass, const struct pass_batch *b, struct ba
                                    .first_position = (size_t)pass->row_position[row],
                                    .pages = pass->sequences[sequence].pages};
         pass->runs[n_runs - 1].n_rows++;
-        pass->row_runs[i] = (int32_t)(n_runs - 1);
     }
     *batch = (struct batch){.n_rows = b->n_rows,
                             .ids = pass->ids + b->first_row,
-                            .row_runs = pass->row_runs,
                             .runs = pass->runs,
                             .n_runs = n_runs,
                             .copies = pass->staged,
@@ -596,6 +608,7 @@ int pass_run(struct pass *pass)
         if (pass_batch_describe(pass, b, &batch) != 0)
             return -1;
         f->h = pass->stream + b->first_row * f->ld_hidden;
+        f->row_keys = pass->dropout ? pass->row_keys + b->first_row : NULL;
         if (forward_begin(f, &batch) != 0)
             return -1;
         for (size_t i = 0; i < pass->model->config.n_layers; i++) {

@@ -36,8 +36,13 @@ size_t pass_bytes(const struct model *model, const struct adapter *adapter,
                   const struct pass_options *options);
 
 /* Forgets all sequences; from now on the adapter runs with these parameters (NULL: as the base
- * model). */
+ * model), and without dropout. */
 void pass_reset(struct pass *pass, const float *parameters);
+
+/* After a reset, before the first sequence: rows have keys, so adapters that have it use dropout.
+ * The key of a row comes from the key of the sequence that it was made for (the first that has it)
+ * and its position. Without a call there is none, as in generation. */
+void pass_use_dropout(struct pass *pass, uint64_t key);
 
 /* Adds a sequence; its longest common prefix with those added before is shared. *sequence counts
  * from 0. -1 with error_set when rows or positions run out. */

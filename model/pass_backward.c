@@ -15,9 +15,9 @@
 
 /* dx f32 [n, lddx] = d/dx of a group from g elements [n, pass_ld_group]; NULL: the parameters'
  * gradient alone. */
-static void group_backward(struct pass *pass, size_t layer, int group, float *dx, size_t lddx,
-                           const void *g, const void *x, size_t ldx, size_t n,
-                           void *const saved[PROJECTION_COUNT], float *gradient)
+static int group_backward(struct pass *pass, size_t layer, int group, float *dx, size_t lddx,
+                          const void *g, const void *x, size_t ldx, size_t first, size_t n,
+                          void *const saved[PROJECTION_COUNT], float *gradient)
 {
     const struct model *model = pass->model;
     const struct engine *e = &model->engine;
@@ -25,20 +25,37 @@ static void group_backward(struct pass *pass, size_t layer, int group, float *dx
     const size_t size = element_size(model->options.element), ldg = pass_ld_group(model, group);
     enum projection members[GROUP_MEMBERS];
     const size_t n_members = group_members(group, members);
+    bool begun = false;
 
-    if (dx && parts->n_spans == 0)
+    for (size_t i = 0; dx && i < parts->n_spans; i++) {
+        const struct span *s = &parts->spans[i];
+        if (model_is_run_by(pass->adapter, layer, group, model, s))
+            continue;
+        e->ops->product(e, dx, lddx, (const char *)g + s->column * size, ldg, n, &s->t, NULL,
+                        begun);
+        begun = true;
+    }
+    if (dx && !begun)
         memset(dx, 0, n * lddx * sizeof *dx);
-    for (size_t i = 0; dx && i < parts->n_spans; i++)
-        e->ops->product(e, dx, lddx, (const char *)g + parts->spans[i].column * size, ldg, n,
-                        &parts->spans[i].t, NULL, i > 0);
+    struct adapter_call call = {.model = model,
+                                .parameters = pass->parameters,
+                                .x = x,
+                                .ldx = ldx,
+                                .n_rows = n,
+                                .row_keys = pass->dropout ? pass->row_keys + first : NULL,
+                                .scratch = pass->f.scratch};
     for (size_t i = 0; i < n_members; i++) {
         const int32_t site = adapter_site_at(pass->adapter, layer, members[i]);
         if (site < 0)
             continue;
-        pass->adapter->ops->backward(pass->adapter, (size_t)site, e, pass->parameters, dx, lddx,
-                                     (const char *)g + model_column(model, members[i]) * size, ldg,
-                                     x, ldx, n, saved[members[i]], pass->f.scratch, gradient);
+        call.saved = saved[members[i]];
+        if (pass->adapter->ops->backward(pass->adapter, (size_t)site, &call, dx, lddx,
+                                         (const char *)g + model_column(model, members[i]) * size,
+                                         ldg, gradient) != 0)
+            return -1;
+        call.same_input = true;
     }
+    return 0;
 }
 
 /* Does a gradient go through this group to what lies before it? */
@@ -47,7 +64,7 @@ static bool flows_past(const struct pass *pass, size_t layer, int group)
     return layer * GROUP_COUNT + (size_t)group > pass->lowest;
 }
 
-static void ffn_backward(struct pass *pass, size_t layer, size_t first, size_t n, float *gradient)
+static int ffn_backward(struct pass *pass, size_t layer, size_t first, size_t n, float *gradient)
 {
     const struct model *model = pass->model;
     const struct engine *e = &model->engine;
@@ -61,23 +78,25 @@ static void ffn_backward(struct pass *pass, size_t layer, size_t first, size_t n
     ops->to_elements(e, w->g, pass_ld_group(model, GROUP_DOWN), dh, f->ld_hidden, n,
                      c->hidden_size);
     const bool before_down = flows_past(pass, layer, GROUP_DOWN);
-    group_backward(pass, layer, GROUP_DOWN, before_down ? w->dffn : NULL, f->ld_ffn, w->g,
-                   b.ffn_hidden, f->ld_ffn, n, b.saved, gradient);
+    if (group_backward(pass, layer, GROUP_DOWN, before_down ? w->dffn : NULL, f->ld_ffn, w->g,
+                       b.ffn_hidden, f->ld_ffn, first, n, b.saved, gradient) != 0)
+        return -1;
     if (!before_down)
-        return;
+        return 0;
     ops->swiglu_backward(e, w->dgate_up, pass_ld_group(model, GROUP_GATE_UP), w->dffn, f->ld_ffn,
                          b.gate_up, f->ld_gate_up, model->up_offset, n, c->ffn_size);
     const bool before_gate = flows_past(pass, layer, GROUP_GATE_UP);
-    group_backward(pass, layer, GROUP_GATE_UP, before_gate ? w->dx : NULL, f->ld_hidden,
-                   w->dgate_up, b.ffn_input, f->ld_hidden, n, b.saved, gradient);
+    if (group_backward(pass, layer, GROUP_GATE_UP, before_gate ? w->dx : NULL, f->ld_hidden,
+                       w->dgate_up, b.ffn_input, f->ld_hidden, first, n, b.saved, gradient) != 0)
+        return -1;
     if (before_gate)
         ops->norm_backward(e, dh, f->ld_hidden, w->dx, f->ld_hidden, b.h_ffn, f->ld_hidden, n,
                            model->layers[layer].ffn_norm, c->hidden_size, (float)c->rms_norm_eps);
+    return 0;
 }
 
 /* The output projection of a block: dattention from dh. */
-static void output_backward(struct pass *pass, size_t layer, size_t first, size_t n,
-                            float *gradient)
+static int output_backward(struct pass *pass, size_t layer, size_t first, size_t n, float *gradient)
 {
     const struct model *model = pass->model;
     const struct engine *e = &model->engine;
@@ -88,13 +107,13 @@ static void output_backward(struct pass *pass, size_t layer, size_t first, size_
     engine_train(e)->to_elements(e, w->g, pass_ld_group(model, GROUP_OUTPUT),
                                  w->dh + first * f->ld_hidden, f->ld_hidden, n,
                                  model->config.hidden_size);
-    group_backward(pass, layer, GROUP_OUTPUT,
-                   flows_past(pass, layer, GROUP_OUTPUT) ? w->dattention + first * f->ld_heads
-                                                         : NULL,
-                   f->ld_heads, w->g, b.attention_output, f->ld_heads, n, b.saved, gradient);
+    return group_backward(
+        pass, layer, GROUP_OUTPUT,
+        flows_past(pass, layer, GROUP_OUTPUT) ? w->dattention + first * f->ld_heads : NULL,
+        f->ld_heads, w->g, b.attention_output, f->ld_heads, first, n, b.saved, gradient);
 }
 
-static void qkv_backward(struct pass *pass, size_t layer, size_t first, size_t n, float *gradient)
+static int qkv_backward(struct pass *pass, size_t layer, size_t first, size_t n, float *gradient)
 {
     const struct model *model = pass->model;
     const struct engine *e = &model->engine;
@@ -107,12 +126,14 @@ static void qkv_backward(struct pass *pass, size_t layer, size_t first, size_t n
 
     ops->to_elements(e, w->g, pass_ld_group(model, GROUP_QKV), w->dqkv + first * f->ld_qkv,
                      f->ld_qkv, n, model->qkv_width);
-    group_backward(pass, layer, GROUP_QKV, before ? w->dx : NULL, f->ld_hidden, w->g,
-                   b.attention_input, f->ld_hidden, n, b.saved, gradient);
+    if (group_backward(pass, layer, GROUP_QKV, before ? w->dx : NULL, f->ld_hidden, w->g,
+                       b.attention_input, f->ld_hidden, first, n, b.saved, gradient) != 0)
+        return -1;
     if (before)
         ops->norm_backward(e, w->dh + first * f->ld_hidden, f->ld_hidden, w->dx, f->ld_hidden,
                            b.h_attention, f->ld_hidden, n, model->layers[layer].attention_norm,
                            c->hidden_size, (float)c->rms_norm_eps);
+    return 0;
 }
 
 /* Runs a layer again from its input, in the batches of the first time: the same bits. */
@@ -129,6 +150,7 @@ static int run_again(struct pass *pass, size_t layer)
         if (pass_batch_describe(pass, b, &batch) != 0)
             return -1;
         f->h = pass->work.h + b->first_row * f->ld_hidden;
+        f->row_keys = pass->dropout ? pass->row_keys + b->first_row : NULL;
         buffers.h_attention = NULL; /* there it comes from */
         if (forward_layer(f, &pass->cache, &batch, layer, &buffers) != 0)
             return -1;
@@ -136,15 +158,17 @@ static int run_again(struct pass *pass, size_t layer)
     return 0;
 }
 
-typedef void block_backward(struct pass *pass, size_t layer, size_t first, size_t n,
-                            float *gradient);
+typedef int block_backward(struct pass *pass, size_t layer, size_t first, size_t n,
+                           float *gradient);
 
-static void in_blocks(struct pass *pass, block_backward *work, size_t layer, float *gradient)
+static int in_blocks(struct pass *pass, block_backward *work, size_t layer, float *gradient)
 {
     for (size_t first = 0; first < pass->n_run; first += PASS_BLOCK) {
         const size_t left = pass->n_run - first;
-        work(pass, layer, first, left < PASS_BLOCK ? left : PASS_BLOCK, gradient);
+        if (work(pass, layer, first, left < PASS_BLOCK ? left : PASS_BLOCK, gradient) != 0)
+            return -1;
     }
+    return 0;
 }
 
 static int layer_backward(struct pass *pass, size_t layer,
@@ -158,19 +182,20 @@ static int layer_backward(struct pass *pass, size_t layer,
     const struct attention_layer a = model_attention_layer(model, layer);
     const struct layer_buffers b = pass_kept_at(pass, layer, 0);
 
-    if (layer * GROUP_COUNT + GROUP_DOWN >= pass->lowest)
-        in_blocks(pass, ffn_backward, layer, gradient);
+    if (layer * GROUP_COUNT + GROUP_DOWN >= pass->lowest &&
+        in_blocks(pass, ffn_backward, layer, gradient) != 0)
+        return -1;
     if (layer * GROUP_COUNT + GROUP_OUTPUT < pass->lowest)
         return 0;
-    in_blocks(pass, output_backward, layer, gradient);
+    if (in_blocks(pass, output_backward, layer, gradient) != 0)
+        return -1;
     if (!flows_past(pass, layer, GROUP_OUTPUT))
         return 0;
     if (engine_train(e)->attention_backward(e, &a, sequences, n_sequences, pass->n_run, b.qkv,
                                             f->ld_qkv, w->dattention, f->ld_heads, w->dqkv,
                                             f->ld_qkv) != 0)
         return -1;
-    in_blocks(pass, qkv_backward, layer, gradient);
-    return 0;
+    return in_blocks(pass, qkv_backward, layer, gradient);
 }
 
 static int layers_backward(struct pass *pass, float *gradient)
@@ -265,12 +290,18 @@ static int head_block(struct pass *pass, struct pass *base, const struct pass_pl
 
 static int check_gradient(const struct pass *pass, const float *gradient)
 {
-    for (size_t i = 0; i < pass->adapter->n_sites; i++) {
-        const struct adapter_site *s = &pass->adapter->sites[i];
-        for (size_t k = 0; k < s->n_parameters; k++)
-            if (!isfinite(gradient[s->first_parameter + k]))
+    const struct adapter *a = pass->adapter;
+
+    for (size_t i = 0; i < a->n_parameters; i++) {
+        if (isfinite(gradient[i]))
+            continue;
+        for (size_t k = 0; k < a->n_sites; k++) {
+            const struct adapter_site *s = &a->sites[k];
+            if (i >= s->first_parameter && i - s->first_parameter < s->n_parameters)
                 return error_set("the gradient of %s, element %zu, is not a number", s->module.path,
-                                 k);
+                                 i - s->first_parameter);
+        }
+        return error_set("the gradient of parameter %zu is not a number", i);
     }
     return 0;
 }

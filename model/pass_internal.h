@@ -8,7 +8,8 @@
 struct pass_sequence {
     int32_t *tokens, *rows; /* [n]: token and row of each position */
     size_t n, capacity;
-    size_t own; /* positions before it are shared with earlier sequences */
+    size_t own;   /* positions before it are shared with earlier sequences */
+    uint64_t key; /* of its own rows' masks */
     int32_t *pages;
     size_t n_pages, pages_capacity;
 };
@@ -60,6 +61,9 @@ struct pass {
     struct pass_work work;
 
     int32_t *ids, *row_sequence, *row_position; /* [max_rows] */
+    uint64_t *row_keys;                         /* [max_rows], in use with `dropout` */
+    bool dropout;
+    uint64_t key; /* of the sequences that come next */
     size_t n_rows, n_run;
     struct pass_sequence *sequences;
     size_t n_sequences, sequences_capacity;
@@ -68,7 +72,6 @@ struct pass {
     struct pass_batch *batches;
     size_t n_batches, batches_capacity;
     struct batch_run *runs;    /* [max_rows] */
-    int32_t *row_runs;         /* [max_rows] */
     struct batch_copy *staged; /* [copies_capacity]: a batch's copies side by side */
     size_t staged_capacity;
 };

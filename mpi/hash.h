@@ -38,4 +38,14 @@ static inline uint64_t hash_mixed(const void *bytes, size_t n)
     return hash ^ (hash >> 33);
 }
 
+/* The final mix of splitmix64 (Steele, Lea, Flood 2014): of start + i * HASH_STEP for i = 0, 1, ...
+ * a stream of random bits. */
+static const uint64_t HASH_STEP = 0x9e3779b97f4a7c15u;
+static inline uint64_t hash_splitmix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
 #endif

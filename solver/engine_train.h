@@ -41,6 +41,14 @@ struct head_term_result {
     int32_t argmax;
 };
 
+/* Which elements of rows of `width` a dropout leaves out, and the factor on the others.
+ * Counter-based: a function of the row's key, the place's stream and the column. */
+struct dropout {
+    const uint64_t *keys; /* [n] */
+    uint64_t stream;
+    uint32_t limit; /* of 65536: the share that is left out */
+};
+
 struct engine_train_ops {
     /* x elements [n, ldx] = values f32 [n, ldv]; columns width .. ldx become 0. */
     void (*to_elements)(const struct engine *e, void *x, size_t ldx, const float *values,
@@ -86,6 +94,21 @@ struct engine_train_ops {
     /* dz [width] += sum over rows of h * q, in row order, from h, q f32 [n, ld*]. */
     void (*multiply_sum)(const struct engine *e, float *dz, const float *h, size_t ldh,
                          const float *q, size_t ldq, size_t n, size_t width);
+
+    /* values f32 [n, ldv] = x elements [n, ldx], `width` columns. */
+    void (*to_floats)(const struct engine *e, float *values, size_t ldv, const void *x, size_t ldx,
+                      size_t n, size_t width);
+
+    /* y f32 [n, ldy] (+)= z * t + bias for t f32 [n, ldt], z [width], bias [width] or NULL. */
+    void (*scale_add)(const struct engine *e, float *y, size_t ldy, const float *t, size_t ldt,
+                      const float *z, const float *bias, size_t n, size_t width, bool accumulate);
+
+    /* y elements [n, ldy] = x elements [n, ldx] after dropout; columns width .. ldy become 0. */
+    void (*drop)(const struct engine *e, void *y, size_t ldy, const void *x, size_t ldx, size_t n,
+                 size_t width, const struct dropout *dropout);
+    /* dx f32 [n, lddx] += t f32 [n, ldt] after the same dropout. */
+    void (*add_dropped)(const struct engine *e, float *dx, size_t lddx, const float *t, size_t ldt,
+                        size_t n, size_t width, const struct dropout *dropout);
 
     /* G f32 [n_a, ldg] += a^T b for a elements [n, lda], b elements [n, ldb] (n_a and n_b columns):
      * the gradient of a weight matrix, for adapters that train one. In row order. -1 when out of

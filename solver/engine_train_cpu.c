@@ -264,5 +264,9 @@ const struct engine_train_ops engine_train_cpu = {
     .head_backward = head_cpu_backward,
     .scale_columns = cpu_scale_columns,
     .multiply_sum = cpu_multiply_sum,
+    .to_floats = adapters_cpu_to_floats,
+    .scale_add = adapters_cpu_scale_add,
+    .drop = adapters_cpu_drop,
+    .add_dropped = adapters_cpu_add_dropped,
     .outer_sum = cpu_outer_sum,
 };

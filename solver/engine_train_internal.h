@@ -7,6 +7,17 @@
 void engine_norm_backward_row(const struct engine *e, float *dh, const float *dx, const float *h,
                               const float *weight, size_t width, float eps);
 
+/* engine_adapters_cpu.c */
+void adapters_cpu_to_floats(const struct engine *e, float *values, size_t ldv, const void *x,
+                            size_t ldx, size_t n, size_t width);
+void adapters_cpu_scale_add(const struct engine *e, float *y, size_t ldy, const float *t,
+                            size_t ldt, const float *z, const float *bias, size_t n, size_t width,
+                            bool accumulate);
+void adapters_cpu_drop(const struct engine *e, void *y, size_t ldy, const void *x, size_t ldx,
+                       size_t n, size_t width, const struct dropout *dropout);
+void adapters_cpu_add_dropped(const struct engine *e, float *dx, size_t lddx, const float *t,
+                              size_t ldt, size_t n, size_t width, const struct dropout *dropout);
+
 int attention_cpu_backward(const struct engine *e, const struct attention_layer *a,
                            const struct attention_sequence *sequences, size_t n_sequences,
                            size_t n_rows, const float *qkv, size_t ldqkv, const float *dout,

@@ -29,10 +29,10 @@ void adam_free(struct adam *adam)
 
 /* The order of operations of torch.optim.AdamW (single tensor): decay, moments, bias corrections in
  * f64, then p -= (rate / correction1) * m / (sqrt(v) / sqrt(correction2) + epsilon). */
-void adam_step(struct adam *adam, const struct adam_options *options, double rate,
-               float *parameters, const float *gradient, const float *origin)
+static void adam_range(struct adam *adam, const struct adam_options *options, double rate,
+                       float *parameters, const float *gradient, const float *origin, size_t first,
+                       size_t end)
 {
-    adam->step++;
     const double correction1 = 1 - pow(options->beta1, (double)adam->step);
     const double correction2 = 1 - pow(options->beta2, (double)adam->step);
     const float c1 = (float)(1 - options->beta1);
@@ -41,7 +41,7 @@ void adam_step(struct adam *adam, const struct adam_options *options, double rat
     const float epsilon = (float)options->epsilon;
     const float decay = (float)(rate * options->weight_decay);
 
-    for (size_t i = 0; i < adam->n; i++) {
+    for (size_t i = first; i < end; i++) {
         const float g = gradient[i];
         if (decay != 0)
             parameters[i] -= decay * (parameters[i] - (origin ? origin[i] : 0));
@@ -49,6 +49,21 @@ void adam_step(struct adam *adam, const struct adam_options *options, double rat
         adam->v[i] = b2 * adam->v[i] + c2 * g * g;
         parameters[i] -= step * (adam->m[i] / (sqrtf(adam->v[i]) / root + epsilon));
     }
+}
+
+void adam_step_beside(struct adam *adam, const struct adam_options *options, double rate,
+                      float *parameters, const float *gradient, const float *origin, size_t first,
+                      size_t n)
+{
+    adam->step++;
+    adam_range(adam, options, rate, parameters, gradient, origin, 0, first);
+    adam_range(adam, options, rate, parameters, gradient, origin, first + n, adam->n);
+}
+
+void adam_step(struct adam *adam, const struct adam_options *options, double rate,
+               float *parameters, const float *gradient, const float *origin)
+{
+    adam_step_beside(adam, options, rate, parameters, gradient, origin, 0, 0);
 }
 
 int schedule_parse(const char *name, enum schedule *schedule)

@@ -26,6 +26,11 @@ void adam_free(struct adam *adam);
  * rounding. */
 void adam_step(struct adam *adam, const struct adam_options *options, double rate,
                float *parameters, const float *gradient, const float *origin);
+/* The same, but parameters first .. first + n - 1 and their moments stay: their step is someone
+ * else's. */
+void adam_step_beside(struct adam *adam, const struct adam_options *options, double rate,
+                      float *parameters, const float *gradient, const float *origin, size_t first,
+                      size_t n);
 
 enum schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
 int schedule_parse(const char *name, enum schedule *schedule);

@@ -262,6 +262,13 @@ static int roll_out_long(struct shard *shard, struct rollout *r, const float *pa
 /* ---- sequences of a group in a pass
  * --------------------------------------------------------------- */
 
+/* Masks hang on (seed, step, answer) and the position: the same whoever computes them. Inner steps
+ * on the same answers see the same masks. */
+static uint64_t dropout_key(const struct shard *shard, const struct rollout *r, size_t answer)
+{
+    return rng_key(rng_key(options_of(r)->seed, 0x64726f70), shard_stream(shard, r, answer));
+}
+
 static int add_sequence(struct pass *pass, const struct tokens *prompt, const struct tokens *after)
 {
     const size_t n_after = after ? after->n : 0;
@@ -282,16 +289,19 @@ static int add_sequence(struct pass *pass, const struct tokens *prompt, const st
 
 /* Puts the group's sequences into a pass and runs it: a prompt's choices, or its answers. */
 static int feed(const struct shard *shard, const struct rollout *r, struct pass *pass, size_t first,
-                size_t end)
+                size_t end, bool dropout)
 {
     for (size_t i = first; i < end; i++) {
         const struct shard_prompt *p = &shard->prompts[i];
         const size_t n = by_choice(r) ? p->item.n_choices : shard->n_answers;
-        for (size_t j = 0; j < n; j++)
+        for (size_t j = 0; j < n; j++) {
+            if (dropout)
+                pass_use_dropout(pass, dropout_key(shard, r, i * shard->n_answers + j));
             if (add_sequence(pass, &p->tokens,
                              by_choice(r) ? &p->choices[j]
                                           : &shard->answers[i * shard->n_answers + j].tokens) != 0)
                 return -1;
+        }
     }
     return pass_run(pass);
 }
@@ -318,8 +328,10 @@ static int run_group(struct shard *shard, struct rollout *r, const float *parame
                      size_t end)
 {
     pass_reset(r->pass, parameters);
+    /* Answers are sampled without dropout, as PEFT's users generate: where the rollout is the
+     * forward pass, there is none. Given answers are learned with it. */
     if (by_choice(r) || shard->rolled_out)
-        return feed(shard, r, r->pass, first, end);
+        return feed(shard, r, r->pass, first, end, options_of(r)->objective == TRAIN_NEXT_TOKEN);
     for (size_t i = first; i < end; i++)
         for (size_t a = 0; a < shard->n_answers; a++) {
             answer_clear(&shard->answers[i * shard->n_answers + a]);
@@ -390,7 +402,7 @@ static int group_gradient(struct shard *shard, struct rollout *r, const float *p
     if (o->kl != 0) {
         base = r->base;
         pass_reset(base, NULL);
-        if (feed(shard, r, base, first, end) != 0)
+        if (feed(shard, r, base, first, end, false) != 0)
             goto done;
     }
     /* What the weights depend on beside rewards: the choices' likelihoods, ratios, estimates. */

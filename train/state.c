@@ -14,9 +14,10 @@ enum { STATE_VERSION = 1 };
 _Static_assert(sizeof(struct train_point) % sizeof(double) == 0, "a point is a row of doubles");
 enum { POINT_COLUMNS = sizeof(struct train_point) / sizeof(double), VALIDATION_COLUMNS = 4 };
 
-int train_state_create(struct train_state *state, size_t n_parameters)
+int train_state_create(struct train_state *state, size_t n_parameters, size_t n_statistics)
 {
-    *state = (struct train_state){.n = n_parameters, .best_score = -INFINITY, .rate_scale = 1};
+    *state = (struct train_state){
+        .n = n_parameters, .n_statistics = n_statistics, .best_score = -INFINITY, .rate_scale = 1};
     state->parameters = calloc(n_parameters + 1, sizeof *state->parameters);
     if (!state->parameters) {
         train_state_free(state);
@@ -36,6 +37,7 @@ void train_state_free(struct train_state *state)
     free(state->parameters);
     free(state->best_parameters);
     free(state->curve);
+    free(state->statistics);
     free(state->validations);
     adam_free(&state->adam);
     memset(state, 0, sizeof *state);
@@ -48,13 +50,24 @@ int train_state_reserve_point(struct train_state *state)
     if (!curve)
         return error_set("no memory for the training curve");
     state->curve = curve;
+    if (state->n_statistics > 0) {
+        double *all =
+            realloc(state->statistics, (state->step + 1) * state->n_statistics * sizeof *all);
+        if (!all)
+            return error_set("no memory for the training curve");
+        state->statistics = all;
+    }
     return 0;
 }
 
-int train_state_add_point(struct train_state *state, const struct train_point *point)
+int train_state_add_point(struct train_state *state, const struct train_point *point,
+                          const double *statistics)
 {
     if (train_state_reserve_point(state) != 0)
         return -1;
+    if (state->n_statistics > 0)
+        memcpy(state->statistics + state->step * state->n_statistics, statistics,
+               state->n_statistics * sizeof *statistics);
     state->curve[state->step++] = *point;
     return 0;
 }
@@ -104,6 +117,8 @@ int train_state_write(const struct train_state *state, const char *settings, con
         (state->best_parameters &&
          h5_put_floats(file, "best_parameters", state->best_parameters, n, 0)) ||
         h5_put_doubles(file, "curve", (const double *)state->curve, state->step, POINT_COLUMNS) ||
+        (state->n_statistics > 0 &&
+         h5_put_doubles(file, "statistics", state->statistics, state->step, state->n_statistics)) ||
         h5_put_doubles(file, "validations", validations, state->n_validations,
                        VALIDATION_COLUMNS) ||
         h5_write(file, path))
@@ -160,10 +175,15 @@ static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
             return -1;
     }
     state->curve = malloc(((size_t)n_points + 1) * sizeof *state->curve);
+    state->statistics =
+        calloc(((size_t)n_points + 1) * (state->n_statistics + 1), sizeof *state->statistics);
     state->validations = malloc((n_validations + 1) * sizeof *state->validations);
     validations = malloc((VALIDATION_COLUMNS * n_validations + 1) * sizeof *validations);
-    if (!state->curve || !state->validations || !validations)
+    if (!state->curve || !state->statistics || !state->validations || !validations)
         error_set("out of memory");
+    else if (state->n_statistics > 0 && h5_get_doubles(file, "statistics", state->statistics,
+                                                       (size_t)n_points, state->n_statistics) != 0)
+        ;
     else if (h5_get_doubles(file, "curve", (double *)state->curve, (size_t)n_points,
                             POINT_COLUMNS) == 0 &&
              h5_get_doubles(file, "validations", validations, n_validations, VALIDATION_COLUMNS) ==
@@ -192,7 +212,7 @@ int train_state_read(struct train_state *state, const char *settings, const char
 
     if (file < 0)
         return -1;
-    if (train_state_create(&read, state->n) != 0)
+    if (train_state_create(&read, state->n, state->n_statistics) != 0)
         goto done;
     if (!h5_get_text(file, "kind", &kind) || strcmp(kind, file_kind) != 0) {
         error_set("%s is not the state of a training run", path);

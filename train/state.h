@@ -32,15 +32,19 @@ struct train_state {
     double rate_scale;                /* halved by roll-backs */
     uint64_t n_rollbacks, last_alarm; /* step of the guard's last alarm (guard.h), 0: none */
     struct train_point *curve;        /* [step] */
+    double *statistics;               /* [step, n_statistics]: the adapter's own figures */
+    size_t n_statistics;
     struct train_validation *validations;
     size_t n_validations;
 };
 
-int train_state_create(struct train_state *state, size_t n_parameters);
+int train_state_create(struct train_state *state, size_t n_parameters, size_t n_statistics);
 void train_state_free(struct train_state *state);
 /* Room for one more point: adding it cannot fail afterwards. */
 int train_state_reserve_point(struct train_state *state);
-int train_state_add_point(struct train_state *state, const struct train_point *point);
+/* statistics [n_statistics]; may be NULL where there are none. */
+int train_state_add_point(struct train_state *state, const struct train_point *point,
+                          const double *statistics);
 int train_state_add_validation(struct train_state *state,
                                const struct train_validation *validation);
 

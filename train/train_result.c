@@ -20,47 +20,17 @@ const float *train_result_parameters(const struct train_state *state)
 /* ---- the matrices' vectors ---------------------------------------------------------------------
  */
 
-static int add_vector(struct expert_matrix *m, const char *name, size_t n)
-{
-    struct expert_parameter *p = &m->parameters[m->n_parameters];
-
-    snprintf(p->name, sizeof p->name, "%s", name);
-    p->n_rows = n;
-    p->values = malloc(n * sizeof *p->values);
-    if (!p->values)
-        return error_set("out of memory");
-    m->n_parameters++;
-    return 0;
-}
-
 static int fill_matrix(const struct train_result *r, size_t site, struct expert_matrix *m)
 {
     const struct adapter *adapter = r->trainer->adapter;
-    const struct adapter_site *s = &adapter->sites[site];
-    const struct {
-        const char *z, *p;
-        const float *from;
-    } sets[] = {{"z", "p", train_result_parameters(r->state)},
-                {"z_last", "p_last", r->state->best_parameters ? r->state->parameters : NULL}};
-    const bool sigmoid = strcmp(r->origin->parametrisation, "direct") != 0;
+    const struct adapter_kind *kind = r->origin->kind;
 
-    m->module = s->module;
-    m->parameters = calloc(4, sizeof *m->parameters);
-    if (!m->parameters)
-        return error_set("out of memory");
-    for (size_t i = 0; i < 2 && sets[i].from; i++) {
-        if (add_vector(m, sets[i].z, s->n_parameters))
-            return -1;
-        adapter_svf_multipliers(adapter, site, sets[i].from,
-                                m->parameters[m->n_parameters - 1].values);
-        if (!sigmoid)
-            continue;
-        if (add_vector(m, sets[i].p, s->n_parameters))
-            return -1;
-        memcpy(m->parameters[m->n_parameters - 1].values, sets[i].from + s->first_parameter,
-               s->n_parameters * sizeof(float));
-    }
-    return 0;
+    m->module = adapter->sites[site].module;
+    if (adapter_fill(kind, adapter, site, train_result_parameters(r->state), "", m) != 0)
+        return -1;
+    return r->state->best_parameters
+               ? adapter_fill(kind, adapter, site, r->state->parameters, "_last", m)
+               : 0;
 }
 
 static int fill_expert(const struct train_result *r, struct expert *e)
@@ -69,16 +39,19 @@ static int fill_expert(const struct train_result *r, struct expert *e)
     const struct train_origin *o = r->origin;
 
     *e = (struct expert){.kind = strdup(adapter->ops->kind),
-                         .parametrisation = strdup(o->parametrisation),
                          .model = strdup(o->model ? o->model : ""),
                          .task = strdup(r->trainer->task->name)};
+    if (o->parametrisation)
+        e->parametrisation = strdup(o->parametrisation);
+    if (o->adapter_settings)
+        e->settings = strdup(o->adapter_settings);
     if (o->factors)
         e->factors = strdup(o->factors);
     if (o->factors_identity)
         e->factors_identity = strdup(o->factors_identity);
     snprintf(e->identity, sizeof e->identity, "%s", o->identity);
     e->matrices = calloc(adapter->n_sites, sizeof *e->matrices);
-    if (!e->kind || !e->parametrisation || !e->model || !e->task || !e->matrices)
+    if (!e->kind || !e->model || !e->task || !e->matrices)
         return error_set("out of memory");
     for (size_t i = 0; i < adapter->n_sites; i++) {
         e->n_matrices = i + 1;
@@ -105,7 +78,7 @@ static int put_column(hid_t group, const char *name, const void *rows, size_t n,
     return status;
 }
 
-static int put_curve(hid_t file, const struct train_state *s)
+static int put_curve(hid_t file, const struct train_state *s, const struct adapter *adapter)
 {
 #define COLUMN(member)                                                                             \
     {                                                                                              \
@@ -137,6 +110,10 @@ static int put_curve(hid_t file, const struct train_state *s)
     for (size_t i = 0; status == 0 && i < sizeof columns / sizeof *columns; i++)
         status = put_column(group, columns[i].name, s->curve, s->step, sizeof *s->curve,
                             columns[i].offset);
+    for (size_t i = 0; status == 0 && i < adapter->n_statistics; i++)
+        status =
+            put_column(group, adapter->statistic_names[i], s->statistics, s->step,
+                       adapter->n_statistics * sizeof *s->statistics, i * sizeof *s->statistics);
     if (group >= 0)
         H5Gclose(group);
     return status;
@@ -255,7 +232,8 @@ int train_result_write(const struct train_result *result, const char *path)
     if (fill_expert(result, &expert) != 0)
         goto done;
     if ((file = h5_create(path)) < 0 || expert_put(file, &expert) || put_texts(file, result) ||
-        put_numbers(file, result) || put_scores(file, result) || put_curve(file, result->state) ||
+        put_numbers(file, result) || put_scores(file, result) ||
+        put_curve(file, result->state, result->trainer->adapter) ||
         put_validations(file, result->state) || h5_write(file, path))
         goto done;
     status = 0;

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "model/adapter_svf.h"
+#include "model/adapter_kinds.h"
 #include "train/trainer.h"
 
 /* Where an expert comes from, beside the training's own settings. Texts may be NULL. */
@@ -13,7 +13,9 @@ struct train_origin {
     const char *identity; /* of the model: 64 hex digits */
     const char *model, *architecture;
     const char *factors, *factors_identity;
-    const char *parametrisation;
+    const struct adapter_kind *kind;
+    const char *parametrisation;        /* svf */
+    const char *adapter_settings;       /* adapter_settings_text(), or NULL */
     const char *options, *command_line; /* a recipe; as typed */
     const char *version, *cpu, *isa, *dtype, *chat_format, *started;
     int n_ranks, n_threads;
@@ -38,7 +40,7 @@ struct train_result {
 /* The result's parameters: the best validated ones, else the last. */
 const float *train_result_parameters(const struct train_state *state);
 
-/* Writes the expert of an SVF training. 0, or -1 with error_set; an earlier file stays then. */
+/* Writes the expert. 0, or -1 with error_set; an earlier file stays then. */
 int train_result_write(const struct train_result *result, const char *path);
 
 /* A finished training of these settings in `path`? 1: yes; 0: there is no such file; -1 with

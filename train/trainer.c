@@ -30,7 +30,7 @@ struct record {
 /* A shard whose gradient this rank has made. */
 struct own_shard {
     struct shard shard;
-    float *gradient; /* [n_parameters] */
+    float *gradient; /* [n_parameters + n_sums] */
 };
 
 struct run {
@@ -47,7 +47,9 @@ struct run {
     struct record *records;   /* [n_answers] */
     struct shard_sums *sums;  /* [n_shards] */
     double *advantages;       /* [n_answers] */
-    double *total;            /* [n_parameters] */
+    double *total;            /* [n_parameters + n_sums] */
+    double penalty;           /* the adapter's, in the step's loss */
+    double *statistics;       /* [n_statistics] of the step */
     float *gradient, *origin; /* [n_parameters] */
     /* What a step works on; the state gets them when the step is over, so that it can be written at
      * any moment of one. */
@@ -190,13 +192,19 @@ static int each_new_shard(struct run *run, int (*work)(struct run *, struct own_
     return status;
 }
 
+/* Elements of a gradient's buffer: the adapter's sums stand behind it. */
+static size_t n_summed(const struct run *run)
+{
+    return run->state->n + run->t->adapter->n_sums;
+}
+
 static int new_gradient(struct run *run, struct own_shard *own)
 {
     if (!own->gradient)
-        own->gradient = malloc((run->state->n + 1) * sizeof *own->gradient);
+        own->gradient = malloc((n_summed(run) + 1) * sizeof *own->gradient);
     if (!own->gradient)
         return error_set("no memory for the gradient of %zu parameters", run->state->n);
-    memset(own->gradient, 0, run->state->n * sizeof *own->gradient);
+    memset(own->gradient, 0, n_summed(run) * sizeof *own->gradient);
     return 0;
 }
 
@@ -327,6 +335,21 @@ static double one_answer_share(const struct run *run)
     return (double)most / (double)run->n_answers;
 }
 
+/* AdamW's step, and the adapter's own where it has one. */
+static void step_parameters(struct run *run, double rate)
+{
+    const struct adam_options *o = &run->t->options.adam;
+    const struct adapter *a = run->t->adapter;
+
+    adam_step_beside(&run->adam, o, rate, run->parameters, run->gradient, run->origin, a->first_own,
+                     a->n_own);
+    if (a->n_own > 0) {
+        const struct adapter_step step = {rate,       o->beta1,        o->beta2,
+                                          o->epsilon, o->weight_decay, run->adam.step};
+        a->ops->update(a, run->parameters, run->gradient, run->adam.m, run->adam.v, &step);
+    }
+}
+
 /* Gradients of all shards to one optimizer step. n: what the loss is divided by. */
 static int apply_gradients(struct run *run, double n, struct train_point *point)
 {
@@ -343,8 +366,8 @@ static int apply_gradients(struct run *run, double n, struct train_point *point)
     }
     status = comm_agree(run->t->comm, status);
     if (status == 0)
-        status =
-            ordered_sum(run->t->comm, run->n_shards, numbers, mine, run->n_own, s->n, run->total);
+        status = ordered_sum(run->t->comm, run->n_shards, numbers, mine, run->n_own, n_summed(run),
+                             run->total);
     free(numbers);
     free(mine);
     if (status)
@@ -352,6 +375,10 @@ static int apply_gradients(struct run *run, double n, struct train_point *point)
     point->seconds_reduce += clock_seconds() - start;
     for (size_t i = 0; i < s->n; i++)
         run->gradient[i] = (float)(run->total[i] / n);
+    const struct adapter *a = run->t->adapter;
+    run->penalty = a->ops->penalty ? a->ops->penalty(a, run->parameters, run->gradient) : 0;
+    if (a->n_statistics > 0)
+        a->ops->statistics(a, run->parameters, run->total + s->n, run->statistics);
     point->gradient_norm = clip_by_norm(run->gradient, s->n, o->clip_norm);
     if (!isfinite(point->gradient_norm))
         return error_set("step %llu: the gradient is not finite; a smaller --rate or a --clip-norm "
@@ -361,7 +388,7 @@ static int apply_gradients(struct run *run, double n, struct train_point *point)
         clip_by_max(run->gradient, s->n, o->clip_max);
     point->rate = o->adam.rate * s->rate_scale *
                   schedule_factor(o->schedule, (size_t)s->step, o->steps, o->warmup);
-    adam_step(&run->adam, &o->adam, point->rate, run->parameters, run->gradient, run->origin);
+    step_parameters(run, point->rate);
     return 0;
 }
 
@@ -389,7 +416,7 @@ static int end_step(struct run *run, const struct train_point *point)
     if (comm_agree(run->t->comm, status) != 0)
         return -1;
     pthread_mutex_lock(&run->lock);
-    train_state_add_point(s, point); /* there is room */
+    train_state_add_point(s, point, run->statistics); /* there is room */
     s->parameters = run->parameters;
     s->adam = run->adam;
     run->parameters = parameters;
@@ -470,7 +497,7 @@ static int step_run(struct run *run)
         point.accuracy += run->records[i].correct / (double)run->n_answers;
         point.length += run->records[i].length / (double)run->n_answers;
     }
-    point.loss = sums.loss / n;
+    point.loss = sums.loss / n + run->penalty;
     point.kl = sums.n_tokens > 0 ? sums.kl / sums.n_tokens : 0;
     point.entropy = sums.n_tokens > 0 ? sums.entropy / sums.n_tokens : 0;
     point.one_answer_share = one_answer_share(run);
@@ -576,7 +603,8 @@ static int resume(struct run *run)
         s->validations = malloc((s->n_validations + 1) * sizeof *s->validations);
         if (counts[5])
             s->best_parameters = malloc((s->n + 1) * sizeof *s->best_parameters);
-        if (!s->curve || !s->validations || (counts[5] && !s->best_parameters))
+        s->statistics = malloc((s->step * s->n_statistics + 1) * sizeof *s->statistics);
+        if (!s->curve || !s->statistics || !s->validations || (counts[5] && !s->best_parameters))
             status = error_set("no memory for the training state");
     }
     if (comm_agree(comm, status) != 0)
@@ -590,6 +618,7 @@ static int resume(struct run *run)
         {s->adam.v, s->n * sizeof *s->adam.v},
         {s->best_parameters, counts[5] ? s->n * sizeof *s->best_parameters : 0},
         {s->curve, s->step * sizeof *s->curve},
+        {s->statistics, s->step * s->n_statistics * sizeof *s->statistics},
         {s->validations, s->n_validations * sizeof *s->validations},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -635,14 +664,15 @@ static int prepare(struct run *run)
     run->records = calloc(run->n_answers, sizeof *run->records);
     run->sums = calloc(run->n_shards, sizeof *run->sums);
     run->advantages = calloc(run->n_answers, sizeof *run->advantages);
-    run->total = malloc((run->state->n + 1) * sizeof *run->total);
+    run->total = malloc((n_summed(run) + 1) * sizeof *run->total);
+    run->statistics = calloc(t->adapter->n_statistics + 1, sizeof *run->statistics);
     run->gradient = malloc((run->state->n + 1) * sizeof *run->gradient);
     run->origin = malloc((run->state->n + 1) * sizeof *run->origin);
     run->parameters = malloc((run->state->n + 1) * sizeof *run->parameters);
     if (adam_create(&run->adam, run->state->n) != 0)
         return -1;
     if (!run->rows || !run->own || !run->records || !run->sums || !run->advantages || !run->total ||
-        !run->gradient || !run->origin || !run->parameters)
+        !run->statistics || !run->gradient || !run->origin || !run->parameters)
         return error_set("no memory for a batch of %zu", o->batch);
     memcpy(run->origin, t->adapter->parameters, run->state->n * sizeof *run->origin);
     return rollout_create(&run->rollout, t, &run->items);
@@ -659,6 +689,7 @@ static void run_free(struct run *run)
     free(run->sums);
     free(run->advantages);
     free(run->total);
+    free(run->statistics);
     free(run->gradient);
     free(run->origin);
     free(run->parameters);
@@ -733,7 +764,7 @@ int trainer_run(const struct trainer *t, struct train_state *state, enum train_e
 
     *end = TRAIN_FINISHED;
     signals_watch();
-    status = train_state_create(state, t->adapter->n_parameters);
+    status = train_state_create(state, t->adapter->n_parameters, t->adapter->n_statistics);
     if (status == 0) {
         memcpy(state->parameters, t->adapter->parameters, state->n * sizeof *state->parameters);
         status = prepare(&run);

@@ -38,6 +38,12 @@ refused "no meaning without --kl" --kl-form k3
 refused "did you mean" --batchs 3
 t2 train "$mini" --task add
 contains "--out is needed" "$err" "--out is missing"
+refused "--rank has no meaning with --adapter ia3" --adapter ia3 --rank 4
+refused "--factors has no meaning with --adapter lora" --adapter lora --factors f.h5
+refused "--parametrisation has no meaning with --adapter dora" --adapter dora --parametrisation sigmoid
+refused "no meaning with --objective next-token" --adapter lora --answers 4
+t2 train "$mini" --task add --out e.h5 --adapter lora --rank 65
+contains "a rank that is too large is told" "$err" "a rank of 65 is not possible for"
 t2 train "$mini" --task add --out no/such/e.h5
 contains "an impossible --out fails before the work" "$err" "does not exist"
 t2 train "$mini" --task add --out e.h5 --factors absent.h5
@@ -91,9 +97,35 @@ for options in "${kinds[@]}"; do
     done
 done
 
+# The other adapters; dropout where answers are given.
+other=(--batch 8 --shard 3 --steps 4 --seed 7 -q --rate 1e-2)
+adapters=("lora" "dora" "ia3" "lora --modules all --rank 3 --recompute" "dora --objective reinforce --modules mlp"
+    "ia3 --objective reinforce --kl 0.1")
+for options in "${adapters[@]}"; do
+    if [ "$sanitized" ] && [ "$options" != "${options#* }" ]; then
+        continue
+    fi
+    # shellcheck disable=SC2086
+    t2 train "$mini" "${other[@]}" --adapter $options --task sentiment --out a.h5 -t 1
+    check "--adapter $options trains" "$code" -eq 0
+    for n in 2 3; do
+        # shellcheck disable=SC2086
+        ranks $n train "$mini" "${other[@]}" --adapter $options --task sentiment --out b.h5 -t $((4 - n))
+        same "--adapter $options: $n ranks leave the same bits" a.h5 b.h5
+    done
+done
+t2 train "$mini" "${other[@]}" --adapter lora --task sentiment --out a.h5 --dropout 0 -t 1
+ranks 2 train "$mini" "${other[@]}" --adapter lora --task sentiment --out b.h5 -t 1
+check "dropout changes what is learned" "$(h5diff -q a.h5 b.h5 /layers /layers >/dev/null 2>&1 && echo same)" = ""
+t2 inspect b.h5
+contains "inspect shows the adapter's settings" "$out" "settings      rank = 16, alpha = 32"
+contains "... and its pieces" "$out" "lora_A"
+contains "the record has the adapter's own defaults" "$(h5dump -a options b.h5)" "modules = qv"
+
 # ---- stopped and resumed ------------------------------------------------------------------------
-long=(--factors f.h5 --modules all --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
+settings=(--modules all --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
     --validate-every 10 --valid-limit 10)
+long=("${settings[@]}" --factors f.h5)
 t2 train "$mini" "${long[@]}" --out whole.h5 --resume
 check "--resume begins where there is nothing to resume" "$code" -eq 0
 t2 train "$mini" "${long[@]}" --out whole.h5 --resume
@@ -101,14 +133,21 @@ check "... and has nothing to do when all is done" "$code$out" = 0
 t2 train "$mini" "${long[@]}" --rate 1e-3 --out whole.h5 --resume
 contains "... unless the settings are others" "$err" "it has 'rate = 0.002', this run has 'rate = 0.001'"
 
+# Answers are logged; where they are given, the checkpoint shows that some steps are done.
+is_under_way() {
+    [ "$(wc -l 2>/dev/null <part.log || echo 0)" -ge "$1" ] || { [[ " ${long[*]} " = *" next-token "* ]] && [ -e part.h5.state ]; }
+}
+# Runs "${long[@]}", which leave $whole when nobody interferes.
+whole=whole.h5
 stop_and_resume() { # stop_and_resume "statement" SIGNAL ranks options...
     local statement=$1 signal=$2 n=$3 tries=0 pid
     shift 3
-    rm -f part.h5 part.h5.state part.log
-    "$T2_MPIRUN" --oversubscribe --bind-to none -n "$n" "$T2_BINARY" train "$mini" "${long[@]}" "$@" --out part.h5 --rollout-log part.log >/dev/null 2>stop.err &
+    rm -f part.h5 part.h5.state part.log part.factors.h5
+    "$T2_MPIRUN" --oversubscribe --bind-to none -n "$n" "$T2_BINARY" train "$mini" "${long[@]}" "$@" --out part.h5 "${log[@]}" >/dev/null 2>stop.err &
     pid=$!
     # Until a few steps, of eight answers each, are done.
-    while [ "$(wc -l 2>/dev/null <part.log || echo 0)" -lt $((16 + 8 * (RANDOM % 10))) ] && [ $tries -lt 1200 ] && kill -0 $pid 2>/dev/null; do
+    local answers=$((16 + 8 * (RANDOM % 10)))
+    while ! is_under_way $answers && [ $tries -lt 1200 ] && kill -0 $pid 2>/dev/null; do
         sleep 0.02
         tries=$((tries + 1))
     done
@@ -125,12 +164,41 @@ stop_and_resume() { # stop_and_resume "statement" SIGNAL ranks options...
     fi
     ranks $((n % 3 + 1)) train "$mini" "${long[@]}" --out part.h5 --resume
     check "... it goes on, on other ranks" "$code" -eq 0
-    same "... to the same bits" whole.h5 part.h5
+    same "... to the same bits" $whole part.h5
     check "... and the state is gone" ! -e part.h5.state
 }
+log=(--rollout-log part.log)
 stop_and_resume "SIGTERM" TERM 2
 stop_and_resume "kill -9 of a rank" KILL 3 --checkpoint-every 1
 stop_and_resume "kill -9 of a rank without checkpoints" KILL 2 --checkpoint-every 1000000
+
+long=("${settings[@]}" --dtype f32 --parametrisation sigmoid)
+whole=scratch.h5
+t2 train "$mini" "${long[@]}" --out $whole
+check "f32 trains from scratch" "$code" -eq 0
+for n in 2 3; do
+    stop_and_resume "f32 from scratch, kill -9 of one of $n ranks" KILL $n
+done
+whole=whole.h5
+svf=("${settings[@]}" --factors f.h5)
+for kind in lora dora ia3; do
+    objective=next-token
+    log=()
+    if [ $kind = ia3 ]; then
+        objective=reinforce
+        log=(--rollout-log part.log)
+    fi
+    if [ "$sanitized" ] && [ $kind != dora ]; then
+        continue
+    fi
+    long=(--adapter "$kind" --objective "$objective" --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
+        --validate-every 10 --valid-limit 10)
+    t2 train "$mini" "${long[@]}" --out whole.h5
+    stop_and_resume "$kind: SIGTERM" TERM 2 --checkpoint-every 1
+    stop_and_resume "$kind: kill -9 of a rank" KILL 3 --checkpoint-every 1
+done
+log=(--rollout-log part.log)
+long=("${svf[@]}")
 
 "$T2_BINARY" train "$mini" "${long[@]}" --out part.h5 --checkpoint-every 1 >/dev/null 2>stop.err &
 pid=$!
@@ -148,6 +216,10 @@ if [ "$code" -ne 0 ]; then
     contains "... and --resume is named" "$err" "--resume"
     t2 train "$mini" "${long[@]}" --seed 4 --out part.h5 --resume
     contains "other settings are refused with the line" "$err" "it has 'seed = 3', this run has 'seed = 4'"
+    cp -r "$mini" changed
+    sed -i '7s/[0-9]/7/g' changed/data/add/train.jsonl
+    t2 train "$mini" "${long[@]}" --task changed/tasks/add.ini --out part.h5 --resume
+    contains "changed data are refused" "$err" "it has 'training_data = rows with the digest "
     cp part.h5.state keep
     head -c 3000 keep >part.h5.state
     t2 train "$mini" "${long[@]}" --out part.h5 --resume
@@ -190,6 +262,13 @@ fi
 ranks 2 train "$mini" --task sentiment --modules all --steps $steps --rate 1e-2 --clip-norm 0 --validate-every 10 --valid-limit 50 --out learned.h5 -t 1
 check "without --factors the model is decomposed first" -e learned.factors.h5
 contains "stderr has a table" "$err" "validation:"
+if [ -z "$sanitized" ]; then
+    LC_ALL=C t2 inspect learned.h5
+    contains "inspect draws the curve" "$out" "accuracy of the answers, by step"
+    contains "... without block characters where the locale has none" "$out" "###"
+    LC_ALL=C.UTF-8 t2 inspect learned.h5
+    contains "... and with them where it has" "$out" "██"
+fi
 limit=100
 if [ "$sanitized" ]; then
     limit=10

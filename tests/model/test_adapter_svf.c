@@ -86,7 +86,6 @@ static void a_site_is_its_definition(void **state)
         struct model *model = svf_fixture_load(&s, ELEMENT_F32, cpu_best_isa(), 1);
         struct adapter *adapter =
             svf_fixture_adapter(&s, model, sigmoid ? SVF_SIGMOID : SVF_DIRECT, true);
-        const struct engine *e = &model->engine;
         float *p = svf_fixture_parameters(adapter, 0.3f);
         float *gradient = calloc(adapter->n_parameters, sizeof *gradient);
         for (size_t k = 0; k < adapter->n_sites; k++) {
@@ -109,12 +108,22 @@ static void a_site_is_its_definition(void **state)
             }
             adapter_svf_multipliers(adapter, k, p, multipliers);
             /* In two calls, as rows come in training. */
-            adapter->ops->forward(adapter, k, e, p, y, ldy, x, ldx, 2, false, saved, scratch);
-            adapter->ops->forward(adapter, k, e, p, y + 2 * ldy, ldy, x + 2 * ldx, ldx, N - 2, true,
-                                  (char *)saved + adapter->ops->saved_bytes(adapter, k, 2),
-                                  scratch);
-            adapter->ops->backward(adapter, k, e, p, dx, ldx, g, ldy, NULL, 0, N, saved, scratch,
-                                   gradient);
+            struct adapter_call call = {.model = model,
+                                        .parameters = p,
+                                        .x = x,
+                                        .ldx = ldx,
+                                        .n_rows = 2,
+                                        .saved = saved,
+                                        .scratch = scratch};
+            adapter->ops->forward(adapter, k, &call, y, ldy, false);
+            call.x = x + 2 * ldx;
+            call.n_rows = N - 2;
+            call.saved = (char *)saved + adapter->ops->saved_bytes(adapter, k, 2);
+            adapter->ops->forward(adapter, k, &call, y + 2 * ldy, ldy, true);
+            call = (struct adapter_call){
+                .model = model, .parameters = p, .n_rows = N, .saved = saved, .scratch = scratch};
+            assert_int_equal(adapter->ops->backward(adapter, k, &call, dx, ldx, g, ldy, gradient),
+                             0);
             double *w = calloc(n_out * n_in, sizeof *w), *d = calloc(r, sizeof *d);
             for (size_t c = 0; c < r; c++) {
                 const float *q = s.factors[k] + c * r;

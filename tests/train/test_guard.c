@@ -41,13 +41,13 @@ static void a_roll_back_restores_the_best_state(void **state)
     struct train_state s;
     const float origin[2] = {1, 1};
     trainer.options.guard = GUARD_ROLLBACK;
-    assert_int_equal(train_state_create(&s, 2), 0);
+    assert_int_equal(train_state_create(&s, 2, 0), 0);
     s.parameters[0] = 7;
     s.adam.m[1] = 3;
     s.adam.step = 40;
     for (int i = 0; i < 5; i++) {
         const struct train_point point = {.one_answer_share = 1};
-        assert_int_equal(train_state_add_point(&s, &point), 0);
+        assert_int_equal(train_state_add_point(&s, &point, NULL), 0);
     }
     guard_check(&trainer, &s, origin);
     assert_true(s.parameters[0] == 1 && s.adam.m[1] == 0 && s.adam.step == 0);
@@ -61,7 +61,7 @@ static void validation_below_base_counts_beyond_chance(void **state)
 {
     (void)state;
     struct train_state s;
-    assert_int_equal(train_state_create(&s, 1), 0);
+    assert_int_equal(train_state_create(&s, 1, 0), 0);
     const struct train_validation base = {0, 200, 0.56, 0}, near = {5, 200, 0.53, 0};
     const struct train_validation far = {10, 200, 0.4, 0};
     assert_int_equal(train_state_add_validation(&s, &base), 0);

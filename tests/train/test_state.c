@@ -17,7 +17,7 @@ static char path[64];
 
 static void make(struct train_state *s)
 {
-    assert_int_equal(train_state_create(s, N), 0);
+    assert_int_equal(train_state_create(s, N, 0), 0);
     for (size_t i = 0; i < N; i++) {
         s->parameters[i] = 1.0f / (float)(i + 3);
         s->adam.m[i] = 1e-30f * (float)i;
@@ -26,7 +26,7 @@ static void make(struct train_state *s)
     s->adam.step = 5;
     for (int i = 0; i < 4; i++) {
         struct train_point point = {.reward = i, .seconds_other = 0.5 * i};
-        assert_int_equal(train_state_add_point(s, &point), 0);
+        assert_int_equal(train_state_add_point(s, &point, NULL), 0);
     }
     struct train_validation validation = {4, 100, 0.75, 0.7};
     assert_int_equal(train_state_add_validation(s, &validation), 0);
@@ -44,7 +44,7 @@ static void a_state_comes_back_bit_by_bit(void **state)
     struct train_state a, b;
     make(&a);
     assert_int_equal(train_state_write(&a, "seed = 1\nrate = 2\n", path), 0);
-    assert_int_equal(train_state_create(&b, N), 0);
+    assert_int_equal(train_state_create(&b, N, 0), 0);
     assert_int_equal(train_state_read(&b, "seed = 1\nrate = 2\n", path), 0);
     assert_int_equal(b.step, 4);
     assert_int_equal(b.adam.step, 5);
@@ -69,7 +69,7 @@ static void another_runs_state_is_refused_with_the_line(void **state)
     assert_int_equal(train_state_read(&a, "seed = 1\nrate = 3\n", path), -1);
     assert_non_null(strstr(error_message(), "it has 'rate = 2', this run has 'rate = 3'"));
     train_state_free(&a);
-    assert_int_equal(train_state_create(&a, N + 1), 0);
+    assert_int_equal(train_state_create(&a, N + 1, 0), 0);
     assert_int_equal(train_state_read(&a, "seed = 1\nrate = 2\n", path), -1);
     assert_non_null(strstr(error_message(), "shape"));
     train_state_free(&a);
