@@ -1,6 +1,5 @@
 #include "eval/evaluate.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +45,10 @@ struct work {
     const struct model_config *config; /* NULL: sequences are not checked */
     struct items items;
     size_t n_samples;
-    size_t n_items, block, next_item, end_item, n_started;
+    size_t n_items, block, n_started;
+    size_t *order;              /* [n_items]: rows, group by group; NULL: as they come */
+    size_t first, n_here;       /* of `order`: the group that is run */
+    size_t next_item, end_item; /* of the group: this rank's block */
     struct comm_queue queue;
     struct job *jobs;    /* all under way */
     struct job *current; /* the one whose requests are being handed out */
@@ -170,11 +172,13 @@ static int encode_job(struct work *work, struct job *job)
     struct item_record *record = &job->record;
     int flags = item->chat ? TOKENIZER_SPECIAL : TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS;
 
-    for (size_t i = 0; i < item->n_choices; i++) {
+    for (size_t i = 0; i < record->n_choices; i++) {
+        const char *const parts[2] = {item->prompt, item->choices[i]};
+        const bool swapped = work->task->score_prompt;
         struct slot *slot = &job->slots[job->n_slots++];
         slot->job = job;
         slot->choice = i;
-        if (evaluate_encode_pair(work->tokenizer, item->prompt, item->choices[i], flags,
+        if (evaluate_encode_pair(work->tokenizer, parts[swapped], parts[!swapped], flags,
                                  &slot->tokens, &slot->n_scored) ||
             check_fit(work, slot))
             return -1;
@@ -219,11 +223,13 @@ static struct job *job_make(struct work *work, size_t index)
         goto fail;
     }
     record->index = index;
-    record->n_choices = item->n_choices;
+    if (work->task->score == TASK_CHOICE || !work->options->answers_only)
+        record->n_choices = item->n_choices;
     record->predicted = -1;
     record->gold_index = item->n_choices ? (int32_t)item->gold_index : -1;
     record->finish = FINISH_SCORED;
-    if (item->n_choices) {
+    record->domain = record->expert = -1;
+    if (record->n_choices) {
         record->logprobs = calloc(item->n_choices, sizeof *record->logprobs);
         record->greedy = calloc(item->n_choices, sizeof *record->greedy);
         record->choice_tokens = calloc(item->n_choices, sizeof *record->choice_tokens);
@@ -244,23 +250,24 @@ fail:
     return NULL;
 }
 
-/* The next item of this rank; false when there are no more. */
+/* The next item of this rank; false when the group has no more. */
 static bool draw_item(struct work *work, size_t *index)
 {
     if (work->next_item == work->end_item) {
         int64_t block = comm_queue_next(&work->queue);
-        size_t n_blocks = (work->n_items + work->block - 1) / work->block;
+        size_t n_blocks = (work->n_here + work->block - 1) / work->block;
         if (block < 0 || (uint64_t)block >= n_blocks) {
-            work->n_started = work->n_items;
+            work->n_started = work->first + work->n_here;
             return false;
         }
         work->next_item = (size_t)block * work->block;
         work->end_item = work->next_item + work->block;
-        if (work->end_item > work->n_items)
-            work->end_item = work->n_items;
-        work->n_started = work->end_item;
+        if (work->end_item > work->n_here)
+            work->end_item = work->n_here;
+        work->n_started = work->first + work->end_item;
     }
-    *index = work->next_item++;
+    const size_t place = work->first + work->next_item++;
+    *index = work->order ? work->order[place] : place;
     return true;
 }
 
@@ -515,7 +522,8 @@ static int prepare(struct work *work, const struct task *task, const struct chat
                                         .fewshot = options->fewshot,
                                         .max_new = options->max_new,
                                         .limit = options->limit,
-                                        .seed = options->seed};
+                                        .seed = options->seed,
+                                        .data = options->data};
 
     work->n_samples = options->samples ? options->samples : 1;
     if (options->pass_at > work->n_samples)
@@ -528,8 +536,6 @@ static int prepare(struct work *work, const struct task *task, const struct chat
     if (items_open(&work->items, task, chat, &items))
         return -1;
     work->n_items = work->items.n;
-    work->block = work->n_items / ((size_t)work->comm->size * BLOCKS_PER_RANK);
-    work->block = work->block < 1 ? 1 : work->block > MAX_BLOCK ? MAX_BLOCK : work->block;
     return 0;
 }
 
@@ -541,6 +547,7 @@ static void work_free(struct work *work)
         item_record_free(&work->records[i]);
     free(work->records);
     free(work->failure);
+    free(work->order);
     items_close(&work->items);
 }
 
@@ -555,7 +562,7 @@ static int run_items(struct work *work, struct model *model, struct scheduler_st
     per_item += work->task->score == TASK_GENERATE ? work->n_samples : 0;
     /* No rank fills its batch with what the others could begin at once. */
     size_t n_ranks = (size_t)work->comm->size;
-    size_t share = (work->n_items + n_ranks - 1) / n_ranks * per_item;
+    size_t share = (work->n_here + n_ranks - 1) / n_ranks * per_item;
     if (n_ranks > 1 && share < scheduler.batch)
         scheduler.batch = share;
     int status = work->options->run(model, work->tokenizer, &scheduler, &client, stats);
@@ -568,72 +575,59 @@ static int run_items(struct work *work, struct model *model, struct scheduler_st
     if (status == 0 && work->jobs)
         status = error_set("task %s: the scheduler left an item unfinished", work->task->name);
     if (status) /* let the others find nothing more to do */
-        while ((size_t)comm_queue_next(&work->queue) * work->block < work->n_items)
+        while ((size_t)comm_queue_next(&work->queue) * work->block < work->n_here)
             ;
     return status;
 }
 
-/* The shares of right samples, and pass@k. */
-static void compute_samples(struct task_result *result)
+/* The items of [first, first + n) of the order. Collective. */
+static int run_group(struct work *work, struct model *model, size_t first, size_t n,
+                     struct scheduler_stats *stats)
 {
-    const size_t n = result->n_items;
-    double *values = malloc(n * sizeof *values);
+    struct scheduler_stats mine = {0};
+    int status = comm_agree(work->comm, comm_queue_create(work->comm, &work->queue));
 
-    if (!values || result->items[0].n_samples == 0) {
-        free(values);
-        return;
-    }
-    for (size_t i = 0; i < n; i++)
-        values[i] = (double)result->items[i].n_right / (double)result->items[i].n_samples;
-    result->accuracy = metrics_mean(values, n, &result->accuracy_error);
-    if (result->pass_at) {
-        for (size_t i = 0; i < n; i++)
-            values[i] = metrics_pass_at((size_t)result->items[i].n_samples,
-                                        (size_t)result->items[i].n_right, result->pass_at);
-        result->pass_at_k = metrics_mean(values, n, &result->pass_at_k_error);
-    }
-    free(values);
+    work->first = first;
+    work->n_here = n;
+    work->next_item = work->end_item = 0;
+    work->block = n / ((size_t)work->comm->size * BLOCKS_PER_RANK);
+    work->block = work->block < 1 ? 1 : work->block > MAX_BLOCK ? MAX_BLOCK : work->block;
+    if (status == 0)
+        status = comm_agree(work->comm, run_items(work, model, &mine));
+    comm_queue_free(&work->queue);
+    stats->prompt_tokens += mine.prompt_tokens;
+    stats->computed_tokens += mine.computed_tokens;
+    stats->generated_tokens += mine.generated_tokens;
+    return status;
 }
 
-void evaluate_metrics(const struct task *task, struct task_result *result)
+/* One group after the other, each behind its begin(). Collective. */
+static int run_groups(struct work *work, struct model *model, struct scheduler_stats *stats)
 {
-    size_t n = result->n_items, n_correct = 0, n_normalised = 0, n_scored = 0;
-    const struct item_record *items = result->items;
-    double probability = 0;
+    const struct evaluate_groups *groups = work->options->groups;
+    size_t n = 0;
+    int status = 0;
 
-    for (size_t i = 0; i < n; i++) {
-        n_correct += items[i].correct;
-        n_normalised += items[i].correct_normalised;
-        if (items[i].n_choices) {
-            probability += metrics_softmax_at(items[i].logprobs, items[i].n_choices,
-                                              (size_t)items[i].gold_index);
-            n_scored++;
-        }
+    if (!groups)
+        return run_group(work, model, 0, work->n_items, stats);
+    work->order = malloc(work->n_items * sizeof *work->order);
+    if (comm_agree(work->comm, work->order ? 0 : error_set("out of memory")) != 0)
+        return -1;
+    for (size_t g = 0; status == 0 && g < groups->n; g++) {
+        const size_t first = n;
+        for (size_t i = 0; i < work->n_items; i++)
+            if ((size_t)groups->of_row[i] == g)
+                work->order[n++] = i;
+        if (n == first)
+            continue;
+        status = comm_agree(work->comm, groups->begin(groups->context, g));
+        if (status == 0)
+            status = run_group(work, model, first, n - first, stats);
     }
-    result->accuracy = (double)n_correct / (double)n;
-    result->accuracy_error = metrics_standard_error(n_correct, n);
-    if (result->samples > 1 || result->pass_at)
-        compute_samples(result);
-    if ((task->score == TASK_CHOICE && task->normalise != NORMALISE_NONE) ||
-        (task->score == TASK_GENERATE && task->grader == GRADE_SQL)) {
-        result->accuracy_normalised = (double)n_normalised / (double)n;
-        result->accuracy_normalised_error = metrics_standard_error(n_normalised, n);
-    }
-    if (n_scored == n)
-        result->gold_probability = probability / (double)n;
-    if (!task->positive || n_scored < n)
-        return;
-    int32_t positive = strcmp(task->positive, task->choices.items[1]) == 0;
-    double *scores = malloc(n * sizeof *scores);
-    unsigned char *classes = malloc(n);
-    for (size_t i = 0; scores && classes && i < n; i++) {
-        scores[i] = items[i].logprobs[positive] - items[i].logprobs[!positive];
-        classes[i] = items[i].gold_index == positive;
-    }
-    if (scores && classes)
-        result->auc = metrics_auc(scores, classes, n);
-    free(scores);
-    free(classes);
+    if (status == 0 && n < work->n_items)
+        status =
+            error_set("task %s: an item is in none of the %zu groups", work->task->name, groups->n);
+    return status;
 }
 
 /* Sums costs over the ranks and gives every rank the metrics. Collective. */
@@ -698,18 +692,6 @@ static int describe_run(const struct work *work, struct task_result *result)
     return 0;
 }
 
-struct task_result evaluate_no_result(void)
-{
-    return (struct task_result){.accuracy = NAN,
-                                .accuracy_error = NAN,
-                                .accuracy_normalised = NAN,
-                                .accuracy_normalised_error = NAN,
-                                .auc = NAN,
-                                .gold_probability = NAN,
-                                .pass_at_k = NAN,
-                                .pass_at_k_error = NAN};
-}
-
 int evaluate_task(const struct comm *comm, struct model *model, const struct tokenizer *tokenizer,
                   const struct chat_format *chat, const struct task *task,
                   const struct evaluate_options *options, struct task_result *result)
@@ -719,7 +701,6 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
                         .tokenizer = tokenizer,
                         .config = model ? model_get_config(model) : NULL};
     struct scheduler_stats stats = {0};
-    bool has_queue = false;
 
     *result = evaluate_no_result();
     work.task = &work.items.task;
@@ -728,16 +709,11 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
         status = items_compare_ranks(comm, &work.items);
     if (status == 0)
         status = comm_agree(comm, check_items(&work));
-    if (status == 0 && !options->check_only) {
-        has_queue = true;
-        status = comm_agree(comm, comm_queue_create(comm, &work.queue));
-    }
     if (status || options->check_only)
         goto done;
     work.start = clock_seconds();
-    int mine = run_items(&work, model, &stats);
+    status = run_groups(&work, model, &stats);
     double seconds = clock_seconds() - work.start;
-    status = comm_agree(comm, mine);
     if (status)
         goto done;
     result->n_items = work.n_items;
@@ -752,25 +728,8 @@ int evaluate_task(const struct comm *comm, struct model *model, const struct tok
     share_metrics(comm, &stats, seconds, result);
     status = comm_agree(comm, describe_run(&work, result));
 done:
-    if (has_queue)
-        comm_queue_free(&work.queue);
     work_free(&work);
     if (status)
         task_result_free(result);
     return status;
-}
-
-void task_result_free(struct task_result *result)
-{
-    if (!result)
-        return;
-    for (size_t i = 0; result->items && i < result->n_items; i++)
-        item_record_free(&result->items[i]);
-    free(result->items);
-    free(result->name);
-    free(result->dataset);
-    free(result->split);
-    free(result->scoring);
-    free(result->task_text);
-    memset(result, 0, sizeof *result);
 }

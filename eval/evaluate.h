@@ -33,6 +33,17 @@ struct evaluate_progress {
     double seconds;
 };
 
+/* Items that are run one group after the other, so that the model may change between them. The
+ * records are those of one run, in item order. */
+struct evaluate_groups {
+    size_t n;
+    const int32_t *of_row; /* [items]: 0 .. n - 1 */
+    /* Before a group's items, on every rank: sets the model up (model_attach). 0, or -1 with
+     * error_set. A group without items is passed over. */
+    int (*begin)(void *context, size_t group);
+    void *context;
+};
+
 struct evaluate_options {
     scheduler_run_function *run; /* scheduler_run */
     struct scheduler_options scheduler;
@@ -43,13 +54,16 @@ struct evaluate_options {
     /* Folder of the data sets (dataset_root). A data set that is not there is looked for in ../data
      * beside the task file. */
     const char *data_root;
-    int chat;                 /* 1 chat, 0 raw, -1 as the task says */
-    const char *system;       /* NULL: as the task or template says */
-    int64_t fewshot, max_new; /* -1: as the task says */
-    size_t samples;           /* answers per item; 0: one */
-    size_t pass_at;           /* k of pass@k, at most samples; 0: none */
-    struct sandbox *sandbox;  /* for tasks with GRADE_PYTHON_TESTS; may be NULL for all others */
-    bool check_only; /* Can the task be run on this model? Makes every item, computes none. */
+    int chat;                   /* 1 chat, 0 raw, -1 as the task says */
+    const char *system;         /* NULL: as the task or template says */
+    int64_t fewshot, max_new;   /* -1: as the task says */
+    size_t samples;             /* answers per item; 0: one */
+    size_t pass_at;             /* k of pass@k, at most samples; 0: none */
+    struct sandbox *sandbox;    /* for tasks with GRADE_PYTHON_TESTS; may be NULL for all others */
+    const struct dataset *data; /* in place of the task's rows; NULL: those */
+    const struct evaluate_groups *groups; /* NULL: all items in one */
+    bool answers_only; /* generated answers alone, without log-likelihoods of choices beside them */
+    bool check_only;   /* Can the task be run on this model? Makes every item, computes none. */
     /* Called on every rank now and then (after a finished item); may be NULL. */
     void (*progress)(void *context, const struct evaluate_progress *progress);
     void *progress_context;
@@ -68,8 +82,11 @@ struct item_record {
     bool *greedy;           /* [n_choices] continuation would come out of greedy decoding */
     int64_t *choice_tokens; /* [n_choices] tokens in each continuation */
     int64_t n_prompt_tokens, n_generated;
-    int32_t finish; /* enum finish of the generated answer; FINISH_SCORED otherwise */
+    int32_t finish;         /* enum finish of the generated answer; FINISH_SCORED otherwise */
+    int32_t domain, expert; /* of adaptation (eval/adapt.h); -1: none, the base model */
 };
+
+struct adapt_record;
 
 struct task_result {
     char *name, *dataset, *split, *scoring; /* scoring: "choice" or "generate" */
@@ -85,6 +102,7 @@ struct task_result {
     /* Cost, summed over ranks; seconds is the longest rank's. */
     size_t prompt_tokens, computed_tokens, generated_tokens;
     double seconds, tokens_per_second;
+    struct adapt_record *adapt; /* eval/adapt.h; NULL: one model for all items */
 };
 
 /* Collective. `tokenizer` and `chat` (CHAT_NONE: raw) belong to the model. 0 on all ranks, or -1 on

@@ -5,8 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "eval/cls.h"
 #include "model/rng.h"
 #include "mpi/error.h"
+#include "mpi/hash.h"
 
 enum { STREAM_FEWSHOT = 1 << 30 }; /* apart from items' streams of random numbers */
 
@@ -75,6 +77,20 @@ static int open_examples(struct items *items, uint64_t seed)
     return 0;
 }
 
+static int load_rows(struct items *items, const struct items_options *options)
+{
+    const struct task *task = &items->task;
+
+    items->borrowed = options->data != NULL;
+    if (options->data)
+        items->data = *options->data;
+    else if (task->cls)
+        return cls_load(&items->data, task->cls, options->data_root, task->split);
+    else
+        return dataset_load(&items->data, items->data_root, task->dataset, task->split);
+    return 0;
+}
+
 int items_open(struct items *items, const struct task *task, const struct chat_format *chat,
                const struct items_options *options)
 {
@@ -97,7 +113,7 @@ int items_open(struct items *items, const struct task *task, const struct chat_f
     items->data_root = choose_root(task, options->data_root);
     if (!items->data_root)
         return error_set("out of memory");
-    if (dataset_load(&items->data, items->data_root, task->dataset, items->task.split))
+    if (load_rows(items, options))
         return -1;
     items->n = items->data.n_rows;
     if (options->limit && options->limit < items->n)
@@ -109,7 +125,8 @@ void items_close(struct items *items)
 {
     free(items->example_rows);
     free(items->data_root);
-    dataset_free(&items->data);
+    if (!items->borrowed)
+        dataset_free(&items->data);
     dataset_free(&items->examples);
     memset(items, 0, sizeof *items);
 }
@@ -133,6 +150,29 @@ int items_compare_ranks(const struct comm *comm, const struct items *items)
                          "where every node reads it, and set T2_DATA or --data alike on all",
                          task->name, task->dataset);
     return 0;
+}
+
+static int hash_piece(const char *text, size_t n, void *hash)
+{
+    *(uint64_t *)hash = hash_bytes(*(uint64_t *)hash, text, n);
+    return 0;
+}
+
+static uint64_t hash_rows(uint64_t hash, const struct dataset *data, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        json_dump_callback(data->rows[i], hash_piece, &hash, JSON_COMPACT);
+        hash = hash_value(hash, '\n');
+    }
+    return hash;
+}
+
+uint64_t items_digest(const struct items *items)
+{
+    const struct dataset *examples = items->context.examples;
+    const uint64_t hash = hash_rows(HASH_START, &items->data, items->n);
+
+    return examples ? hash_rows(hash_value(hash, 0), examples, examples->n_rows) : hash;
 }
 
 int items_encode(const struct tokenizer *tokenizer, const struct task_item *item,

@@ -19,14 +19,16 @@ struct items_options {
     const char *split;     /* NULL: the task's */
     const char *system;    /* NULL: as the task or template says */
     int chat;              /* 1 chat, 0 raw, -1 */
-    int64_t fewshot, max_new; /* -1; max_new 0 as well */
-    size_t limit;             /* first items only; 0: all */
-    uint64_t seed;            /* chooses the few-shot examples */
+    int64_t fewshot, max_new;   /* -1; max_new 0 as well */
+    size_t limit;               /* first items only; 0: all */
+    uint64_t seed;              /* chooses the few-shot examples */
+    const struct dataset *data; /* in place of the split's rows (must outlive items), or NULL */
 };
 
 struct items {
     struct task task; /* with the options applied; borrows the task's texts, not to be freed */
     struct dataset data, examples;
+    bool borrowed; /* data is the options' */
     size_t *example_rows;
     char *data_root;
     struct task_context context;
@@ -41,6 +43,10 @@ void items_close(struct items *items);
 
 /* Have all ranks read the same task and rows? Collective. 0, or -1 on all with error_set. */
 int items_compare_ranks(const struct comm *comm, const struct items *items);
+
+/* A digest of the rows that the run can see: the first n of the split, and those that its few-shot
+ * examples come from. Data files that were changed there have another. */
+uint64_t items_digest(const struct items *items);
 
 /* The item's prompt as tokens, appended to *out (BOS as the tokenizer has it, unless the text is a
  * rendered chat). */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "eval/adapt_file.h"
 #include "mpi/error.h"
 #include "mpi/h5.h"
 #include "mpi/text.h"
@@ -171,6 +172,8 @@ static int put_result(hid_t tasks, const struct task_result *r)
         items = h5_group_create(group, "items");
         if (items >= 0)
             status = put_items(items, r);
+        if (status == 0 && r->adapt)
+            status = adapt_file_put(group, items, r);
     }
     if (items >= 0)
         H5Gclose(items);
@@ -195,7 +198,7 @@ int results_write(const char *path, const struct run_info *info, const struct ta
     for (size_t i = 0; i < n_results; i++)
         if (put_result(tasks, &results[i]))
             goto done;
-    status = 0;
+    status = adapt_file_put_confusion(file, results, n_results);
 done:
     if (status)
         error_prefix("%s", path);
@@ -385,6 +388,7 @@ int results_describe(const char *path, FILE *out)
     H5Literate(tasks, H5_INDEX_NAME, H5_ITER_INC, NULL, list_task, &listing);
     text_table_print(&listing.table, out, 2);
     fputc('\n', out);
+    adapt_file_describe(file, out);
     H5Literate(tasks, H5_INDEX_NAME, H5_ITER_INC, NULL, list_first_item, out);
     status = 0;
 done:

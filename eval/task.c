@@ -190,9 +190,10 @@ static int make_choices(const struct task *task, const json_t *row, struct task_
         return error_set("out of memory");
     for (size_t i = 0; i < item->n_choices; i++) {
         struct names names = {row, item->plain[i], NULL, NULL};
-        item->choices[i] = expand(task->choice, &names);
+        item->choices[i] = i < task->choice_texts.n_items ? strdup(task->choice_texts.items[i])
+                                                          : expand(task->choice, &names);
         if (!item->choices[i])
-            return -1;
+            return i < task->choice_texts.n_items ? error_set("out of memory") : -1;
         if (!*item->plain[i] || !*item->choices[i])
             return error_set("choice %zu is empty", i + 1);
     }

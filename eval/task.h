@@ -77,6 +77,13 @@ struct task {
     char *fewshot_split, *fewshot_separator;
     char *positive;
     char *program, *code_prompt, *entry; /* templates; NULL: none */
+    /* No keys; eval/domains.h and eval/cls.h set them. choice_texts: what is scored for each
+     * choice, in place of the template `choice`. score_prompt: the prompt's log-likelihood after
+     * each choice's text counts, not the choice's after the prompt. cls: the rows are other tasks'
+     * prompts. */
+    struct task_list choice_texts;
+    bool score_prompt;
+    struct cls *cls;
 };
 
 /* `name` is a task's name, looked for as NAME.ini in $T2_TASKS (folders separated by ':') and then
@@ -89,6 +96,9 @@ void task_free(struct task *task);
 /* Takes the prompt (a template as the key's) from a file in place of the task's own. 0, or -1 with
  * error_set. */
 int task_set_prompt_file(struct task *task, const char *path);
+/* The text of a small file (`what`: "task") for a sentence about it. Malloc'ed, NUL-terminated;
+ * NULL with error_set where it is too large, no regular file or no text. */
+char *task_file_text(const char *path, const char *what);
 /* Names of the tasks that can be found, sorted, joined by ", ". Malloc'ed; NULL if out of memory.
  */
 char *task_names(const char *const *folders);

@@ -1,17 +1,17 @@
 /* Reading task files: INI text through inih into struct task, with errors that name line and key.
  */
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
-#include <ini.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "eval/cls.h"
 #include "eval/task.h"
 #include "mpi/error.h"
+#include "mpi/ini_text.h"
 #include "mpi/text.h"
 
 enum { TASK_MAX_BYTES = 1 << 18, MAX_NAMES = 512 };
@@ -60,205 +60,60 @@ static const struct key keys[] = {
 enum { N_KEYS = sizeof keys / sizeof *keys };
 
 struct reading {
-    const char *path, *text; /* text: what is left */
-    int line;
-    bool indented, failed;
+    const char *path;
     int last; /* key of the line before, -1: none */
-    char *raw[N_KEYS];
-    int lines[N_KEYS];
+    struct ini_value values[N_KEYS];
 };
 
 /* ---- lines -------------------------------------------------------------------------------------
  */
 
-static int fail_line(struct reading *r, int line, const char *what)
-{
-    r->failed = true;
-    return error_set("%s:%d: %s", r->path, line, what);
-}
-
-/* inih would cut a longer line in two. */
-static char *read_line(char *line, int size, void *stream)
-{
-    struct reading *r = stream;
-    const size_t n = strcspn(r->text, "\n"), whole = n + (r->text[n] == '\n');
-
-    if (r->failed || whole == 0)
-        return NULL;
-    r->line++;
-    if (whole >= (size_t)size) {
-        char what[128];
-        snprintf(what, sizeof what,
-                 "the line is longer than %d characters: go on with the value on a new line that "
-                 "starts with a space",
-                 size - 2);
-        fail_line(r, r->line, what);
-        return NULL;
-    }
-    memcpy(line, r->text, whole);
-    line[whole] = '\0';
-    r->indented = line[0] == ' ' || line[0] == '\t';
-    r->text += whole;
-    return line;
-}
-
-static int fail_key(struct reading *r, const char *name)
+static int fail_key(const struct ini_line *line)
 {
     const char *names[N_KEYS];
-    char what[256];
 
     for (size_t i = 0; i < N_KEYS; i++)
         names[i] = keys[i].name;
-    const char *near = text_nearest(name, names, N_KEYS);
-    snprintf(what, sizeof what, "unknown key '%.60s'%s%s%s", name, near ? ", did you mean '" : "",
-             near ? near : "", near ? "'?" : "");
-    return fail_line(r, r->line, what);
+    const char *near = text_nearest(line->name, names, N_KEYS);
+    return ini_fail(line->path, line->number, "unknown key '%.60s'%s%s%s", line->name,
+                    near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
-static int take_key(void *user, const char *section, const char *name, const char *value)
+static int take_key(void *context, const struct ini_line *line)
 {
-    struct reading *r = user;
+    struct reading *r = context;
     int found = -1;
 
-    if (r->failed)
-        return 0;
-    if (strcmp(section, "task") != 0) {
-        fail_line(r, r->line,
-                  section[0] ? "the only section of a task file is [task]"
-                             : "keys stand under the section [task]");
-        return 0;
-    }
+    if (strcmp(line->section, "task") != 0)
+        return ini_fail(line->path, line->number,
+                        line->section[0] ? "the only section of a task file is [task]"
+                                         : "keys stand under the section [task]");
     for (int i = 0; i < N_KEYS; i++)
-        if (strcmp(keys[i].name, name) == 0)
+        if (strcmp(keys[i].name, line->name) == 0)
             found = i;
-    if (found < 0) {
-        fail_key(r, name);
-        return 0;
-    }
-    bool goes_on = r->indented && found == r->last;
-    if (r->raw[found] && !goes_on) {
-        char what[128];
-        snprintf(what, sizeof what, "'%s' is set twice (first on line %d)", name, r->lines[found]);
-        fail_line(r, r->line, what);
-        return 0;
-    }
-    char *joined = NULL;
-    if (asprintf(&joined, "%s%s%s", goes_on ? r->raw[found] : "", goes_on ? "\n" : "",
-                 value ? value : "") < 0) {
-        fail_line(r, r->line, "out of memory");
-        return 0;
-    }
-    free(r->raw[found]);
-    r->raw[found] = joined;
-    if (!goes_on)
-        r->lines[found] = r->line;
+    if (found < 0)
+        return fail_key(line);
+    if (ini_value_take(&r->values[found], line, line->indented && found == r->last) != 0)
+        return -1;
     r->last = found;
-    return 1;
+    return 0;
 }
 
 /* ---- values ------------------------------------------------------------------------------------
  */
 
-/* Reads one piece from *p: quoted to the closing quote, else up to `end` ('\n' or '|', or NUL)
- * with blanks trimmed. Appends to out (which has room); undoes escapes. -1: an open quote. */
-static int read_piece(const char **p, const char *ends, char *out, bool *quoted)
+static int fail_line(const struct reading *r, int key, const char *what)
 {
-    size_t n = 0, kept = 0; /* kept: up to the last byte that trimming leaves */
-    const char *s = *p + strspn(*p, " \t");
-
-    *quoted = *s == '"';
-    if (*quoted)
-        s++;
-    for (; *s; s++) {
-        if (*quoted ? *s == '"' : strchr(ends, *s) != NULL)
-            break;
-        if (*s == '\\' && s[1] && strchr("nt\"\\;|", s[1])) {
-            s++;
-            out[n++] = *s == 'n' ? '\n' : *s == 't' ? '\t' : *s;
-            kept = n;
-        } else {
-            out[n++] = *s;
-            if (*quoted || !isspace((unsigned char)*s))
-                kept = n;
-        }
-    }
-    if (*quoted) {
-        if (*s != '"')
-            return -1;
-        s++;
-        s += strspn(s, " \t");
-        if (*s && !strchr(ends, *s))
-            return -1;
-    }
-    out[kept] = '\0';
-    *p = s;
-    return 0;
+    return ini_fail(r->path, r->values[key].line, "%s", what);
 }
 
-static const char open_quote[] = "a quoted text must end with a quote, with nothing after it "
-                                 "(write \\\" for a quote inside; a ; "
-                                 "after a blank starts a comment: write \\;)";
-
-/* The value as text: pieces line by line. Malloc'ed. */
-static char *parse_text(struct reading *r, int key)
+static int parse_list(const struct reading *r, int key, struct task_list *list, bool always_items)
 {
-    const char *p = r->raw[key];
-    char *text = calloc(1, 2 * strlen(p) + 2);
-    bool quoted = true, first = true;
+    bool quoted;
 
-    if (!text) {
-        fail_line(r, r->lines[key], "out of memory");
-        return NULL;
-    }
-    size_t n = 0;
-    for (;;) {
-        bool was_quoted = quoted;
-        char *start = text + n;
-        if (!first && !was_quoted && p[strspn(p, " \t")] != '"')
-            *start++ = ' ';
-        if (read_piece(&p, "\n", start, &quoted)) {
-            fail_line(r, r->lines[key], open_quote);
-            free(text);
-            return NULL;
-        }
-        n = (size_t)(start - text) + strlen(start);
-        first = false;
-        if (*p != '\n')
-            return text;
-        p++;
-    }
-}
-
-static int parse_list(struct reading *r, int key, struct task_list *list, bool always_items)
-{
-    const char *p = r->raw[key];
-    char *item = calloc(1, strlen(p) + 1);
-    bool quoted = false;
-
-    if (!item)
-        return fail_line(r, r->lines[key], "out of memory");
-    for (;;) {
-        if (list->n_items == TASK_MAX_LIST) {
-            free(item);
-            return fail_line(r, r->lines[key], "a list has at most 32 items");
-        }
-        if (read_piece(&p, "|\n", item, &quoted)) {
-            free(item);
-            return fail_line(r, r->lines[key], open_quote);
-        }
-        if (*item || quoted) {
-            list->items[list->n_items] = strdup(item);
-            if (!list->items[list->n_items++])
-                return free(item), fail_line(r, r->lines[key], "out of memory");
-        }
-        if (!*p)
-            break;
-        p++;
-    }
-    free(item);
-    for (size_t i = 0; i < list->n_items; i++)
-        if (!*list->items[i])
-            return fail_line(r, r->lines[key], "a list's item is empty");
+    if (ini_value_list(&r->values[key], r->path, list->items, TASK_MAX_LIST, &list->n_items,
+                       &quoted) != 0)
+        return -1;
     if (list->n_items == 1 && !quoted && !always_items) {
         list->field = list->items[0];
         list->items[0] = NULL;
@@ -267,7 +122,7 @@ static int parse_list(struct reading *r, int key, struct task_list *list, bool a
     return 0;
 }
 
-static int parse_choice(struct reading *r, int key, const char *value, int *out)
+static int parse_choice(const struct reading *r, int key, const char *value, int *out)
 {
     const char *p = keys[key].choices;
     char what[256];
@@ -284,10 +139,10 @@ static int parse_choice(struct reading *r, int key, const char *value, int *out)
     }
     snprintf(what, sizeof what, "%s is '%.60s', but must be one of %s", keys[key].name, value,
              keys[key].choices);
-    return fail_line(r, r->lines[key], what);
+    return fail_line(r, key, what);
 }
 
-static int parse_bool(struct reading *r, int key, const char *value, bool *out)
+static int parse_bool(const struct reading *r, int key, const char *value, bool *out)
 {
     static const char *const words[] = {"no", "yes", "false", "true", "0", "1", "off", "on"};
 
@@ -296,28 +151,28 @@ static int parse_bool(struct reading *r, int key, const char *value, bool *out)
             *out = i % 2;
             return 0;
         }
-    return fail_line(r, r->lines[key], "expected yes or no");
+    return fail_line(r, key, "expected yes or no");
 }
 
-static int parse_size(struct reading *r, int key, const char *value, size_t *out)
+static int parse_size(const struct reading *r, int key, const char *value, size_t *out)
 {
     char *end;
     errno = 0;
     long long number = strtoll(value, &end, 10);
 
     if (end == value || *end || errno || number < 0 || number > 1000000)
-        return fail_line(r, r->lines[key], "expected a whole number from 0 to 1000000");
+        return fail_line(r, key, "expected a whole number from 0 to 1000000");
     *out = (size_t)number;
     return 0;
 }
 
-static int store(struct reading *r, int key, struct task *task)
+static int store(const struct reading *r, int key, struct task *task)
 {
     void *place = (char *)task + keys[key].offset;
 
     if (keys[key].kind == KIND_LIST)
         return parse_list(r, key, place, strcmp(keys[key].name, "stop") == 0);
-    char *text = parse_text(r, key);
+    char *text = ini_value_text(&r->values[key], r->path);
     if (!text)
         return -1;
     int status = 0, choice = 0;
@@ -419,7 +274,7 @@ static int take_prompt_file(struct task *task)
 
 int task_from_text(struct task *task, const char *text, const char *path)
 {
-    struct reading r = {.path = path, .text = text, .last = -1};
+    struct reading r = {.path = path, .last = -1};
     int status = -1;
 
     memset(task, 0, sizeof *task);
@@ -431,15 +286,10 @@ int task_from_text(struct task *task, const char *text, const char *path)
         error_set("%s: out of memory", path);
         goto done;
     }
-    const int bad_line = ini_parse_stream(read_line, &r, take_key, &r);
-    if (r.failed)
+    if (ini_read(text, path, "'key = value', [task] or a comment", take_key, &r) != 0)
         goto done;
-    if (bad_line) {
-        error_set("%s:%d: expected 'key = value', [task] or a comment", path, bad_line);
-        goto done;
-    }
     for (int i = 0; i < N_KEYS; i++)
-        if (r.raw[i] && store(&r, i, task))
+        if (r.values[i].raw && store(&r, i, task))
             goto done;
 
     const char *slash = strrchr(path, '/');
@@ -461,7 +311,7 @@ int task_from_text(struct task *task, const char *text, const char *path)
     status = 0;
 done:
     for (int i = 0; i < N_KEYS; i++)
-        free(r.raw[i]);
+        free(r.values[i].raw);
     if (status)
         task_free(task);
     return status;
@@ -499,10 +349,12 @@ void task_free(struct task *task)
     list_free(&task->choices);
     list_free(&task->choice_labels);
     list_free(&task->stops);
+    list_free(&task->choice_texts);
+    cls_free(task->cls);
     memset(task, 0, sizeof *task);
 }
 
-static char *read_file(const char *path, const char *what)
+char *task_file_text(const char *path, const char *what)
 {
     struct stat info;
     char *text = NULL;
@@ -540,7 +392,7 @@ done:
 
 int task_set_prompt_file(struct task *task, const char *path)
 {
-    char *prompt = read_file(path, "prompt file"), *text = NULL;
+    char *prompt = task_file_text(path, "prompt file"), *text = NULL;
 
     if (!prompt)
         return -1;
@@ -565,7 +417,7 @@ int task_set_prompt_file(struct task *task, const char *path)
 
 static int load_path(struct task *task, const char *path)
 {
-    char *text = read_file(path, "task");
+    char *text = task_file_text(path, "task");
     int status = text ? task_from_text(task, text, path) : -1;
 
     free(text);

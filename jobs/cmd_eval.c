@@ -5,13 +5,15 @@
 #include <string.h>
 #include <time.h>
 
+#include "eval/adapt_file.h"
 #include "eval/evaluate.h"
 #include "eval/given.h"
 #include "eval/results.h"
-#include "eval/sandbox.h"
 #include "jobs/commands.h"
 #include "jobs/eval_table.h"
 #include "jobs/load.h"
+#include "jobs/load_adapt.h"
+#include "jobs/load_sandbox.h"
 #include "jobs/output.h"
 #include "jobs/task_list.h"
 #include "mpi/error.h"
@@ -24,10 +26,12 @@ enum { MAX_TASKS = 64 };
 
 struct settings {
     struct load_options load;
-    const char *tasks, *split, *out, *data, *prompt_file, *grade, *python;
+    struct sandbox_settings sandbox;
+    struct adapt_options adapt;
+    const char *tasks, *split, *out, *data, *prompt_file, *grade;
     int64_t limit, batch, chunk, seed, fewshot, max_new, samples, pass_at;
     double temperature, top_p;
-    bool share_prefix, quiet, unsafe_sandbox;
+    bool share_prefix, quiet;
 };
 
 struct run {
@@ -39,6 +43,7 @@ struct run {
     struct task_result results[MAX_TASKS];
     size_t n_tasks, n_results;
     struct loaded loaded;
+    struct adapt_setup adapt;
     struct sandbox *sandbox; /* where a task needs one */
     struct progress progress;
     char *data_root, *command_line, *options;
@@ -162,6 +167,10 @@ static void print_row(const struct run *run, const struct task_result *r)
     text_duration(took, sizeof took, r->seconds);
     fprintf(stderr, " %s prompt and %s new tokens (%s computed) in %s\n", prompts, answers,
             computed, took);
+    if (r->adapt) {
+        fprintf(stderr, "  %s: ", r->name);
+        adapt_print(r->adapt, stderr);
+    }
 }
 
 /* ---- the run ----------------------------------------------------------------------------------
@@ -195,8 +204,11 @@ static int run_task(struct run *run, const struct task *task, bool check_only)
     options.progress = show_progress;
     options.progress_context = run;
     progress_begin(&run->progress, run->comm, task->name, 0, s->quiet);
-    int rc = evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer, &run->loaded.chat,
-                           task, &options, result);
+    int rc = run->adapt.on
+                 ? adapt_evaluate(&run->adapt.adapt, run->comm, run->loaded.model,
+                                  run->loaded.tokenizer, &run->loaded.chat, task, &options, result)
+                 : evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer,
+                                 &run->loaded.chat, task, &options, result);
     progress_end(&run->progress);
     if (rc || check_only)
         return rc;
@@ -209,28 +221,8 @@ static int run_task(struct run *run, const struct task *task, bool check_only)
 /* Model-written programs are run for some tasks; says so before any work is done. */
 static int open_sandbox(struct run *run, size_t workers)
 {
-    struct sandbox_options options = sandbox_defaults();
-    bool needed = false;
-
-    for (size_t i = 0; i < run->n_tasks; i++)
-        needed = needed || (run->tasks[i].score == TASK_GENERATE &&
-                            run->tasks[i].grader == GRADE_PYTHON_TESTS);
-    if (!needed)
-        return 0;
-    options.workers = workers;
-    options.unsafe = run->settings->unsafe_sandbox;
-    options.python = run->settings->python;
-    run->sandbox = sandbox_open(&options);
-    if (run->sandbox) {
-        if (options.unsafe && run->comm->rank == 0)
-            fprintf(stderr, "t2 eval: --unsafe-sandbox: model-written programs run with all your "
-                            "rights; this is not safe\n");
-        return 0;
-    }
-    char *reason = strdup(error_message());
-    error_set("%s; --unsafe-sandbox runs them with all your rights", reason ? reason : "");
-    free(reason);
-    return -1;
+    return load_sandbox(run->comm, &command_eval, &run->settings->sandbox, run->tasks, run->n_tasks,
+                        workers, &run->sandbox);
 }
 
 /* Grades a file's answers to a task; rank 0 does it, the others wait. */
@@ -267,8 +259,9 @@ static int prepare(struct run *run, const char *model)
     strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
     cpu_describe(run->cpu, sizeof run->cpu);
     run->data_root = dataset_root(run->settings->data);
-    if (!run->data_root || task_list_load(run->settings->tasks, "--tasks", model, run->tasks,
-                                          MAX_TASKS, &run->n_tasks))
+    if (!run->data_root ||
+        task_list_load_with(run->settings->tasks, "--tasks", model, run->settings->adapt.domains,
+                            run->tasks, MAX_TASKS, &run->n_tasks))
         return -1;
     if (run->settings->prompt_file)
         for (size_t i = 0; i < run->n_tasks; i++)
@@ -293,7 +286,8 @@ static int evaluate(struct run *run, const char *path, bool chat_asked)
         return rc;
     }
     if (rc == 0)
-        rc = load_open(run->comm, path, &run->settings->load, chat_asked, &run->loaded);
+        rc = load_adapt(run->comm, path, &run->settings->adapt, &run->settings->load, chat_asked,
+                        &run->loaded, &run->adapt);
     if (rc)
         return rc;
     /* A rank has as many programs under way as threads: they share its processors. */
@@ -305,6 +299,8 @@ static int evaluate(struct run *run, const char *path, bool chat_asked)
         print_head(run);
     for (size_t i = 0; rc == 0 && i < run->n_tasks; i++)
         rc = run_task(run, &run->tasks[i], false);
+    if (rc == 0 && run->comm->rank == 0 && !run->settings->quiet)
+        adapt_print_confusion(run->results, run->n_results, stderr);
     return rc;
 }
 
@@ -315,6 +311,7 @@ static void run_free(struct run *run)
     for (size_t i = 0; i < run->n_results; i++)
         task_result_free(&run->results[i]);
     load_free(&run->loaded);
+    load_adapt_free(&run->adapt);
     sandbox_close(run->sandbox);
     free(run->data_root);
     free(run->command_line);
@@ -419,6 +416,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
          .help = "folder of the data sets (default: T2_DATA, else t2 in the user's data folder)"},
         LOAD_OPTION_SPECS(s.load),
         LOAD_ADAPTER_SPECS(s.load),
+        ADAPT_OPTION_SPECS(s.adapt),
         {"fewshot", 0, OPTION_INT, &s.fewshot, "N", .min = -1, .max = 1000,
          .help = "examples before each question (default: -1, as the task says)"},
         {"max-new", 'n', OPTION_INT, &s.max_new, "N", .min = 0, .max = 1e6,
@@ -436,10 +434,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         {"grade", 0, OPTION_STRING, &s.grade, "FILE.jsonl",
          .help = "grade the answers of this file; no MODEL. Lines have task_id or id, and "
                  "completion or answer"},
-        {"python", 0, OPTION_STRING, &s.python, "PATH",
-         .help = "interpreter for code tasks (default: /usr/bin/python3)"},
-        {"unsafe-sandbox", 0, OPTION_FLAG, &s.unsafe_sandbox,
-         .help = "run model-written programs without a sandbox, with all your rights"},
+        SANDBOX_OPTION_SPECS(s.sandbox),
         {"batch", 'b', OPTION_INT, &s.batch, "N", .min = 1, .max = 1 << 20,
          .help = "requests under way at once on a rank; never changes a score"},
         {"chunk", 0, OPTION_INT, &s.chunk, "N", .min = 1, .max = 1 << 20,
@@ -454,7 +449,8 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     int code = COMMAND_OK;
 
     if (options_parse(&command_eval, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
-        (!done && (load_check_options(&s.load, table) != 0 || check_settings(&s, n_args) != 0)))
+        (!done && (load_check_options(&s.load, table) != 0 ||
+                   adapt_check_options(&s.adapt, &s.load) != 0 || check_settings(&s, n_args) != 0)))
         code = command_fail(&command_eval, comm, COMMAND_USAGE);
     if (done || code != COMMAND_OK)
         goto finish;

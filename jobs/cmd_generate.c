@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "jobs/choose_experts.h"
 #include "jobs/commands.h"
 #include "jobs/load.h"
+#include "jobs/load_adapt.h"
 #include "jobs/prompts.h"
 #include "jobs/stream.h"
 #include "model/scheduler.h"
@@ -17,6 +19,7 @@
 
 struct settings {
     struct load_options load;
+    struct adapt_options adapt;
     int64_t max_new, top_k, seed, batch, chunk;
     double temperature, top_p;
     const char *batch_file;
@@ -39,9 +42,12 @@ struct run {
     const struct settings *settings;
     const struct loaded *loaded;
     const struct prompts *prompts;
-    struct answer *answers; /* [prompts->n]; this rank's, after gathering all on rank 0 */
-    struct tokens *tokens;  /* [prompts->n] */
-    struct comm_queue queue;
+    struct answer *answers;    /* [prompts->n]; this rank's, after gathering all on rank 0 */
+    struct tokens *tokens;     /* [prompts->n] */
+    const struct adapt *adapt; /* NULL: one model for all prompts */
+    int32_t *experts;          /* [prompts->n]: who answers; -1: the base model */
+    size_t *order, n_here;     /* the prompts under way: numbers, first to last */
+    struct comm_queue queue;   /* of places in `order` */
     struct progress progress;
     size_t n_printed, n_done, n_taken;
     bool streaming; /* one prompt: text is shown as it comes */
@@ -117,9 +123,9 @@ static bool next_request(void *context, struct request *request)
     if (run->status != 0)
         return false;
     const int64_t i = comm_queue_next(&run->queue);
-    if (i >= (int64_t)run->prompts->n)
+    if (i >= (int64_t)run->n_here)
         return false;
-    return fill_request(run, (size_t)i, request);
+    return fill_request(run, run->order[i], request);
 }
 
 /* ---- showing --------------------------------------------------------------------------------- */
@@ -179,8 +185,10 @@ static void take_token(void *context, const struct request *request, int32_t id)
 }
 
 /* {"prompt": ..., "text": ...} a line, or the texts with an empty line between them. */
-static int print_answer(const struct prompts *prompts, size_t i, const struct answer *a)
+static int print_answer(const struct run *run, size_t i, const struct answer *a)
 {
+    const struct prompts *prompts = run->prompts;
+
     if (!prompts->jsonl) {
         printf("%s%s\n", i > 0 ? "\n" : "", a->text);
         return 0;
@@ -189,6 +197,10 @@ static int print_answer(const struct prompts *prompts, size_t i, const struct an
         json_pack("{s:s, s:s, s:s, s:I, s:I, s:f}", "prompt", prompts->texts[i], "text", a->text,
                   "finish", finish_names[a->finish], "prompt_tokens", (json_int_t)a->n_prompt,
                   "new_tokens", (json_int_t)a->n_generated, "mean_logprob", a->mean_logprob);
+    if (row && run->adapt)
+        json_object_set_new(
+            row, "expert",
+            json_string(run->experts[i] < 0 ? "base" : run->adapt->names[run->experts[i]]));
     char *text = row ? json_dumps(row, JSON_COMPACT) : NULL;
     json_decref(row);
     if (!text)
@@ -202,7 +214,7 @@ static int print_answer(const struct prompts *prompts, size_t i, const struct an
 static int print_ready(struct run *run)
 {
     while (run->n_printed < run->prompts->n && run->answers[run->n_printed].text) {
-        if (print_answer(run->prompts, run->n_printed, &run->answers[run->n_printed]) != 0)
+        if (print_answer(run, run->n_printed, &run->answers[run->n_printed]) != 0)
             return -1;
         run->n_printed++;
     }
@@ -347,41 +359,88 @@ static void print_summary(const struct run *run, const struct scheduler_stats *m
             o->n_threads, o->n_threads == 1 ? "" : "s", run->comm->size > 1 ? " a rank" : "");
 }
 
-static int run_generate(struct run *run)
+/* Generates for the prompts in run->order. Collective. */
+static int run_order(struct run *run, const struct scheduler_options *asked,
+                     struct scheduler_stats *stats)
 {
-    const struct settings *s = run->settings;
-    const size_t n = run->prompts->n, ranks = (size_t)run->comm->size;
-    const size_t share = (n + ranks - 1) / ranks; /* no rank takes more at once than its part */
-    struct scheduler_options options = scheduler_defaults();
-    struct scheduler_stats stats = {0};
+    const size_t ranks = (size_t)run->comm->size;
+    const size_t share = (run->n_here + ranks - 1) / ranks; /* no rank takes more than its part */
+    struct scheduler_options options = *asked;
+    struct scheduler_stats mine = {0};
     struct scheduler_client client = {.next = next_request,
                                       .done = take_answer,
                                       .token = run->streaming ? take_token : NULL,
                                       .context = run};
+
+    if (share < options.batch)
+        options.batch = share;
+    if (comm_queue_create(run->comm, &run->queue) != 0)
+        return -1;
+    int rc = scheduler_run(run->loaded->model, run->loaded->tokenizer, &options, &client, &mine);
+    if (rc == 0)
+        rc = run->status;
+    rc = comm_agree(run->comm, rc);
+    comm_queue_free(&run->queue);
+    stats->prompt_tokens += mine.prompt_tokens;
+    stats->generated_tokens += mine.generated_tokens;
+    if (stats->first_token_seconds == 0)
+        stats->first_token_seconds = mine.first_token_seconds;
+    stats->seconds += mine.seconds;
+    return rc;
+}
+
+/* The prompts of one expert after those of another, the base model's first. Collective. */
+static int run_by_expert(struct run *run, const struct scheduler_options *options,
+                         struct scheduler_stats *stats)
+{
     int rc = 0;
 
-    options.batch = (size_t)s->batch < share ? (size_t)s->batch : share;
+    for (int32_t k = -1; rc == 0 && k < (int32_t)run->adapt->n_experts; k++) {
+        run->n_here = 0;
+        for (size_t i = 0; i < run->prompts->n; i++)
+            if (run->experts[i] == k)
+                run->order[run->n_here++] = i;
+        if (run->n_here == 0)
+            continue;
+        adapt_attach(run->adapt, run->loaded->model, k);
+        rc = run_order(run, options, stats);
+    }
+    return rc;
+}
+
+static int run_generate(struct run *run)
+{
+    const struct settings *s = run->settings;
+    const size_t n = run->prompts->n, ranks = (size_t)run->comm->size;
+    struct scheduler_options options = scheduler_defaults();
+    struct scheduler_stats stats = {0};
+    int rc = 0;
+
+    options.batch = (size_t)s->batch;
     options.chunk = (size_t)s->chunk;
     options.share_prefix = s->share_prefix;
     run->answers = calloc(n, sizeof *run->answers);
     run->tokens = calloc(n, sizeof *run->tokens);
-    if (!run->answers || !run->tokens)
+    run->experts = calloc(n, sizeof *run->experts);
+    run->order = calloc(n, sizeof *run->order);
+    if (!run->answers || !run->tokens || !run->experts || !run->order)
         rc = error_set("out of memory for %zu prompts", n);
-    if (comm_agree(run->comm, rc) != 0 || check_prompts(run) != 0 ||
-        comm_queue_create(run->comm, &run->queue) != 0)
+    for (size_t i = 0; run->order && i < n; i++)
+        run->order[i] = i;
+    run->n_here = n;
+    if (comm_agree(run->comm, rc) != 0 || check_prompts(run) != 0)
+        return -1;
+    if (run->adapt && choose_experts(run->comm, run->adapt, run->loaded, run->prompts, &options,
+                                     !s->quiet, run->experts) != 0)
         return -1;
     stream_begin(&run->stream, s->stop.items, s->stop.n);
     progress_begin(&run->progress, run->comm, "generate", n, s->quiet || run->streaming);
-    rc = scheduler_run(run->loaded->model, run->loaded->tokenizer, &options, &client, &stats);
-    if (rc == 0)
-        rc = run->status;
+    rc = run->adapt ? run_by_expert(run, &options, &stats) : run_order(run, &options, &stats);
     progress_end(&run->progress);
-    rc = comm_agree(run->comm, rc);
     if (rc == 0 && ranks > 1)
         rc = comm_agree(run->comm, gather_answers(run));
     if (rc == 0)
         print_summary(run, &stats);
-    comm_queue_free(&run->queue);
     return rc;
 }
 
@@ -395,6 +454,8 @@ static void free_run(struct run *run)
     }
     free(run->answers);
     free(run->tokens);
+    free(run->experts);
+    free(run->order);
     tokens_free(&run->ids);
     stream_free(&run->stream);
 }
@@ -404,21 +465,25 @@ static int generate(const struct comm *comm, const char *path, const struct sett
                     bool chat_asked, const struct prompts *prompts)
 {
     struct loaded loaded;
+    struct adapt_setup setup;
     struct run run = {.comm = comm,
                       .settings = s,
                       .loaded = &loaded,
                       .prompts = prompts,
                       .streaming = !s->batch_file};
-    int rc = load_open(comm, path, &s->load, chat_asked, &loaded);
+    int rc = load_adapt(comm, path, &s->adapt, &s->load, chat_asked, &loaded, &setup);
 
     if (rc != 0)
-        return rc;
+        goto done;
+    run.adapt = setup.on ? &setup.adapt : NULL;
     /* A reader that has seen enough (t2 generate ... | head) ends the work. */
     if (comm->size == 1)
         signal(SIGPIPE, SIG_DFL);
     rc = run_generate(&run);
     free_run(&run);
     load_free(&loaded);
+done:
+    load_adapt_free(&setup);
     return rc;
 }
 
@@ -438,6 +503,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
                  "ranks share the work"},
         LOAD_OPTION_SPECS(s.load),
         LOAD_ADAPTER_SPECS(s.load),
+        ADAPT_OPTION_SPECS(s.adapt),
         {"temperature", 0, OPTION_DOUBLE, &s.temperature, "X", .min = 0, .max = 1e3,
          .help = "sampling temperature; 0: the likeliest token"},
         {"top-k", 0, OPTION_INT, &s.top_k, "K", .min = 0, .max = 1e9,
@@ -467,6 +533,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
 
     if (options_parse(&command_generate, table, comm, argc, argv, args, 2, &n_args, &done) != 0 ||
         (!done && load_check_options(&s.load, table) != 0) ||
+        (!done && adapt_check_options(&s.adapt, &s.load) != 0) ||
         (!done && (n_args == 2) == (s.batch_file != NULL) &&
          error_set(s.batch_file ? "give a PROMPT or --batch-file, not both"
                                 : "PROMPT is missing (\"-\" reads it from the standard input)")))

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 
 #include "eval/results.h"
+#include "jobs/adapt_result.h"
+#include "jobs/adapt_state.h"
 #include "jobs/commands.h"
 #include "model/checkpoint.h"
 #include "model/describe.h"
@@ -48,9 +50,13 @@ static int inspect(const char *path, bool verbose)
     if (factors_is_file(path))
         return factors_describe(path, stdout, verbose);
     if (expert_is_file(path))
-        return expert_describe(path, stdout, verbose);
+        return expert_describe(path, stdout, verbose) != 0 ? -1
+               : adapt_result_is_file(path)                ? adapt_result_describe(path, stdout)
+                                                           : 0;
     if (train_state_is_file(path))
         return train_state_describe(path, stdout);
+    if (adapt_state_is_file(path))
+        return adapt_state_describe(path, stdout);
     if (results_is_hdf5(path))
         return results_describe(path, stdout);
     return error_set("%s: neither a model (a Hugging Face folder or a GGUF file) nor a factor, "

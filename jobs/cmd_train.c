@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "eval/evaluate.h"
+#include "eval/items.h"
 #include "jobs/commands.h"
 #include "jobs/output.h"
 #include "jobs/task_list.h"
@@ -24,9 +25,6 @@
 #include "mpi/threads.h"
 #include "solver/cpu.h"
 #include "train/train_result.h"
-
-/* The exit code of a run that was asked to stop: sysexits' "try again later". */
-enum { COMMAND_INTERRUPTED = 75 };
 
 struct run {
     const struct comm *comm;
@@ -45,6 +43,7 @@ struct run {
     struct adapter *adapter;
     char *data_root, *command_line, *record, *deciding, *train_settings, *adapter_text;
     char *factors_path, *state_path;
+    uint64_t train_digest, valid_digest; /* of the data's rows */
     char identity[65], fingerprint[65], cpu[256], started[32];
     struct train_state state;
     enum train_end end;
@@ -138,21 +137,6 @@ static int open_factors(struct run *run)
 /* ---- what decides the run ----------------------------------------------------------------------
  */
 
-static char *settings_text(const struct run *run)
-{
-    const struct model_options *o = &run->loaded.model_options;
-    char *text = NULL;
-
-    if (asprintf(&text,
-                 "model = %s\nfactors = %s\nn_parameters = %zu\ntask = %s\n"
-                 "task_text = %016llx\nisa = %s\n%s",
-                 run->identity, run->fingerprint, run->adapter->n_parameters, run->task.name,
-                 (unsigned long long)hash_text(run->task.text), isa_name(o->isa),
-                 run->deciding) < 0)
-        return NULL;
-    return text;
-}
-
 static struct evaluate_options evaluation(const struct run *run)
 {
     const struct train_settings *s = run->settings;
@@ -165,6 +149,66 @@ static struct evaluate_options evaluation(const struct run *run)
     options.fewshot = s->fewshot;
     options.max_new = s->max_new > 0 ? s->max_new : -1;
     return options;
+}
+
+static int digest_of(const struct run *run, const char *split, size_t limit, uint64_t *digest)
+{
+    const struct evaluate_options e = evaluation(run);
+    const struct items_options options = {.data_root = e.data_root,
+                                          .split = split,
+                                          .system = e.system,
+                                          .chat = e.chat,
+                                          .fewshot = e.fewshot,
+                                          .max_new = e.max_new,
+                                          .limit = limit,
+                                          .seed = e.seed};
+    struct items items;
+    const int status = items_open(&items, &run->task, &run->loaded.chat, &options);
+
+    if (status == 0)
+        *digest = items_digest(&items);
+    items_close(&items);
+    return status;
+}
+
+/* A run that goes on after its data were changed would be neither the old one nor a new one. Rank 0
+ * reads, all get it. Collective. */
+static int digest_data(struct run *run)
+{
+    const struct train_options *o = &run->options;
+    uint64_t digests[2] = {0, 0};
+    int status = 0;
+
+    if (run->comm->rank == 0) {
+        status = digest_of(run, o->train_split, o->train_limit, &digests[0]);
+        if (status == 0 && o->validate_every > 0)
+            status = digest_of(run, o->valid_split, o->n_valid, &digests[1]);
+    }
+    if (comm_agree(run->comm, status) != 0)
+        return -1;
+    if (run->comm->size > 1)
+        MPI_Bcast(digests, 2, MPI_UINT64_T, 0, run->comm->handle);
+    run->train_digest = digests[0];
+    run->valid_digest = digests[1];
+    return 0;
+}
+
+static char *settings_text(const struct run *run)
+{
+    const struct model_options *o = &run->loaded.model_options;
+    char *text = NULL;
+
+    if (asprintf(&text,
+                 "model = %s\nfactors = %s\nn_parameters = %zu\ntask = %s\n"
+                 "task_text = %016llx\nisa = %s\n"
+                 "training_data = rows with the digest %016llx\n"
+                 "validation_data = rows with the digest %016llx\n%s",
+                 run->identity, run->fingerprint, run->adapter->n_parameters, run->task.name,
+                 (unsigned long long)hash_text(run->task.text), isa_name(o->isa),
+                 (unsigned long long)run->train_digest, (unsigned long long)run->valid_digest,
+                 run->deciding) < 0)
+        return NULL;
+    return text;
 }
 
 /* ---- showing -----------------------------------------------------------------------------------
@@ -254,8 +298,8 @@ static int prepare(struct run *run)
         return error_set("out of memory");
     }
     run->data_root = dataset_root(s->data);
-    if (!run->data_root ||
-        task_list_load(s->task, "--task", run->path, &run->task, 1, &run->n_tasks) != 0)
+    if (!run->data_root || task_list_load_with(s->task, "--task", run->path, s->domains, &run->task,
+                                               1, &run->n_tasks) != 0)
         return -1;
     return run->comm->rank == 0 ? check_files(run) : 0;
 }
@@ -424,7 +468,8 @@ static int run_all(struct run *run)
     run->start = MPI_Wtime();
     if (comm_agree(run->comm, prepare(run)) != 0 || prepare_factors(run) != 0 ||
         load_open(run->comm, run->path, &run->settings->load, run->chat_asked, &run->loaded) != 0 ||
-        comm_agree(run->comm, make_adapter(run)) != 0 || look_for_result(run) != 0)
+        digest_data(run) != 0 || comm_agree(run->comm, make_adapter(run)) != 0 ||
+        look_for_result(run) != 0)
         return -1;
     if (run->done_before)
         return 0;

@@ -8,8 +8,12 @@ const struct command *const commands[] = {
     &command_eval,
     &command_decompose,
     &command_train,
+    &command_adapt,
+    &command_transfer,
     &command_export,
     &command_inspect,
+    &command_analyze,
+    &command_report,
     &command_data,
     NULL,
 };

@@ -15,7 +15,8 @@
 /* t2 train has a --factors of its own. */
 static bool names_factors(const struct load_options *options, struct option_spec *table)
 {
-    return options->factors && option_find(table, "adapter");
+    return options->factors && option_find(table, "adapter") &&
+           !(option_find(table, "experts") && option_find(table, "experts")->source);
 }
 
 int load_check_options(const struct load_options *options, struct option_spec *table)

@@ -552,6 +552,39 @@ char *options_record(const struct command *command, const struct option_spec *ta
     return text;
 }
 
+char *options_settings(const struct option_spec *table, const char *const *without)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *file = open_memstream(&text, &size);
+
+    if (!file)
+        return NULL;
+    for (; table->name; table++) {
+        size_t i = 0;
+        while (without[i] && strcmp(without[i], table->name) != 0)
+            i++;
+        if (!without[i])
+            record_option(file, table);
+    }
+    if (fclose(file) != 0) {
+        free(text);
+        return NULL;
+    }
+    /* Without the comments on sources. */
+    char *to = text;
+    for (char *line = text, *next; *line; line = next) {
+        next = line + strcspn(line, "\n");
+        next += *next == '\n';
+        if (*line == ';')
+            continue;
+        memmove(to, line, (size_t)(next - line));
+        to += next - line;
+    }
+    *to = '\0';
+    return text;
+}
+
 int command_fail(const struct command *command, const struct comm *comm, int code)
 {
     if (comm->rank != 0)

@@ -50,8 +50,9 @@ struct option_spec {
     struct option_list own; /* a list's items */
 };
 
-/* Exit codes. */
-enum { COMMAND_OK = 0, COMMAND_FAILED = 1, COMMAND_USAGE = 2 };
+/* Exit codes. COMMAND_INTERRUPTED: asked to stop, --resume goes on (sysexits' "try again later").
+ */
+enum { COMMAND_OK = 0, COMMAND_FAILED = 1, COMMAND_USAGE = 2, COMMAND_INTERRUPTED = 75 };
 
 struct command {
     const char *name;      /* "generate" */
@@ -93,6 +94,10 @@ const char *option_nearest(const struct option_spec *table, const char *word);
 /* All options with their final values, and where each came from, as a malloc'ed INI text: what
  * a run records, and a recipe that repeats it. NULL when out of memory. */
 char *options_record(const struct command *command, const struct option_spec *table);
+
+/* One "name = value" line for each option that is not among `without` (NULL-terminated names): the
+ * text by which a run knows its own state and result again. Malloc'ed; NULL when out of memory. */
+char *options_settings(const struct option_spec *table, const char *const *without);
 
 /* Gives back what parsing made (strings of a recipe, sources, lists). Also after a failure. */
 void options_free(struct option_spec *table);

@@ -14,4 +14,14 @@
 int task_list_load(const char *names, const char *option, const char *model, struct task *tasks,
                    size_t max, size_t *n_tasks);
 
+/* The same with the file of domains for `cls` (eval/cls.h); NULL: task_list_domains looks for one.
+ * "cls:a,b,c" is the task made of a, b and c, and takes all names to the list's end; "cls" is made
+ * of the tasks that the file names. */
+int task_list_load_with(const char *names, const char *option, const char *model,
+                        const char *domains, struct task *tasks, size_t max, size_t *n_tasks);
+
+/* The file of domains: `given`, else MODEL/adapt.ini, else adapt.ini beside the folders of tasks.
+ * Malloc'ed; NULL with error_set. */
+char *task_list_domains(const char *given, const char *model);
+
 #endif

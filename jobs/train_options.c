@@ -16,6 +16,14 @@ struct train_settings train_settings_defaults(void)
         .modules = "mlp",
         .adapter = "svf",
         .parametrisation = "direct",
+        .experts = "ehs",
+        .chart = "ball",
+        .router = "matrix",
+        .router_hidden = 5,
+        .routing = "soft",
+        .curvature = 0.5,
+        .most_curved = 1,
+        .curvature_penalty = 1e-3,
         .objective = "reinforce",
         .baseline = "none",
         .kl_form = "forward",
@@ -51,9 +59,11 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
 #define s (*settings)
     const struct option_spec rows[] = {
         {"task", 'T', OPTION_STRING, &s.task, "NAME", .help = "a task's name, or an .ini file"},
+        {"domains", 0, OPTION_STRING, &s.domains, "FILE.ini",
+         .help = "of the task cls (default: adapt.ini in MODEL, else t2's)"},
         {"out", 'o', OPTION_STRING, &s.out, "FILE.h5",
          .help = "the expert; FILE.h5.state holds the training until it is finished"},
-        {"adapter", 'a', OPTION_CHOICE, &s.adapter, .choices = "svf|lora|dora|ia3",
+        {"adapter", 'a', OPTION_CHOICE, &s.adapter, .choices = "svf|lora|dora|ia3|moslora",
          .help = "what is trained; sets the defaults of --modules, --objective, --rate, "
                  "--clip-norm and --steps"},
         {"factors", 'f', OPTION_STRING, &s.factors, "FILE.h5",
@@ -73,6 +83,26 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
         {"dropout", 0, OPTION_DOUBLE, &s.dropout, "P", .min = 0, .max = 0.99,
          .help = "of the inputs of low-rank parts, where answers are given (default: as the "
                  "adapter has it)"},
+        {"experts", 0, OPTION_STRING, &s.experts, "LETTERS",
+         .help = "moslora: two or more of e (euclidean), h (hyperbolic), s (spherical) and p "
+                 "(product of the three)"},
+        {"chart", 0, OPTION_CHOICE, &s.chart, .choices = "ball|lorentz",
+         .help = "moslora: of the hyperbolic expert: the Poincare ball or the hyperboloid"},
+        {"router", 0, OPTION_CHOICE, &s.router, .choices = "matrix|layer",
+         .help = "moslora: one for each matrix, or one for those that read the same input"},
+        {"router-hidden", 0, OPTION_INT, &s.router_hidden, "N", .min = 1, .max = 64,
+         .help = "moslora: hidden units of a router"},
+        {"routing", 0, OPTION_CHOICE, &s.routing, .choices = "soft|top1",
+         .help = "moslora: all experts weighted, or the likeliest alone"},
+        {"shared-a", 0, OPTION_FLAG, &s.shared_a, .help = "moslora: one A for all experts"},
+        {"curvature", 0, OPTION_DOUBLE, &s.curvature, "X", .min = 0, .max = 2,
+         .help = "moslora: of the curved experts at the start (the hyperbolic one's is -X)"},
+        {"fixed-curvature", 0, OPTION_FLAG, &s.fixed_curvature,
+         .help = "moslora: curvatures stay as they start"},
+        {"most-curved", 0, OPTION_DOUBLE, &s.most_curved, "X", .min = 0, .max = 2,
+         .help = "moslora: learned curvatures stay below X"},
+        {"curvature-penalty", 0, OPTION_DOUBLE, &s.curvature_penalty, "X", .min = 0, .max = 1e6,
+         .help = "moslora: weight of the penalty that holds curvatures near their start"},
         {"parametrisation", 0, OPTION_CHOICE, &s.parametrisation, .choices = "direct|sigmoid",
          .help = "svf: direct: z itself, from 1 (the paper); sigmoid: the published code's"},
         {"objective", 0, OPTION_CHOICE, &s.objective, .choices = "reinforce|next-token",
@@ -260,7 +290,17 @@ static int check_adapter_options(const struct train_settings *s, struct option_s
     } options[] = {{"rank", s->rank != 0},
                    {"alpha", s->alpha != 0},
                    {"dropout", s->dropout != 0},
-                   {"parametrisation", strcmp(s->parametrisation, "direct") != 0}};
+                   {"parametrisation", strcmp(s->parametrisation, "direct") != 0},
+                   {"experts", strcmp(s->experts, "ehs") != 0},
+                   {"chart", strcmp(s->chart, "ball") != 0},
+                   {"router", strcmp(s->router, "matrix") != 0},
+                   {"router-hidden", s->router_hidden != 5},
+                   {"routing", strcmp(s->routing, "soft") != 0},
+                   {"shared-a", s->shared_a},
+                   {"curvature", s->curvature != 0.5},
+                   {"fixed-curvature", s->fixed_curvature},
+                   {"most-curved", s->most_curved != 1},
+                   {"curvature-penalty", s->curvature_penalty != 1e-3}};
 
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         if (options[i].is_set && given(table, options[i].name) &&
@@ -269,6 +309,20 @@ static int check_adapter_options(const struct train_settings *s, struct option_s
     if (given(table, "factors") && !kind->needs_factors)
         return error_set("--factors has no meaning with --adapter %s", kind->name);
     return 0;
+}
+
+static void read_moslora(const struct train_settings *s, struct adapter_settings *a)
+{
+    snprintf(a->experts, sizeof a->experts, "%s", s->experts);
+    snprintf(a->chart, sizeof a->chart, "%s", s->chart);
+    snprintf(a->router, sizeof a->router, "%s", s->router);
+    snprintf(a->routing, sizeof a->routing, "%s", s->routing);
+    a->router_hidden = (size_t)s->router_hidden;
+    a->shared_a = s->shared_a;
+    a->fixed_curvature = s->fixed_curvature;
+    a->curvature = s->curvature;
+    a->most_curved = s->most_curved;
+    a->curvature_penalty = s->curvature_penalty;
 }
 
 static void set_defaults(struct train_settings *s, struct option_spec *table,
@@ -306,6 +360,7 @@ int train_settings_read(struct train_settings *s, struct option_spec *table, con
     adapter->alpha = s->alpha;
     adapter->dropout = s->dropout;
     snprintf(adapter->parametrisation, sizeof adapter->parametrisation, "%s", s->parametrisation);
+    read_moslora(s, adapter);
     *o = train_defaults();
     o->objective = strcmp(s->objective, "next-token") == 0 ? TRAIN_NEXT_TOKEN : TRAIN_REINFORCE;
     o->batch = (size_t)s->batch;
@@ -345,44 +400,14 @@ int train_settings_read(struct train_settings *s, struct option_spec *table, con
     return 0;
 }
 
-/* Not these: where things lie, what is shown, how the work is shared, and what comes after the
- * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
-static bool decides(const char *name)
-{
-    static const char *const others[] = {
-        "task",        "out",        "factors",    "resume",   "checkpoint-every", "data",
-        "rollout-log", "isa",        "threads",    "plan",     "model-shape",      "plan-tokens",
-        "quiet",       "test-split", "test-limit", "recompute"};
-
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (strcmp(name, others[i]) == 0)
-            return false;
-    return true;
-}
-
 char *train_settings_text(const struct option_spec *table)
 {
-    struct option_spec deciding[TRAIN_OPTIONS] = {{0}};
-    size_t n = 0;
+    /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
+     * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
+    static const char *const others[] = {
+        "task",        "domains",     "out",        "factors",    "resume",    "checkpoint-every",
+        "data",        "rollout-log", "isa",        "threads",    "plan",      "model-shape",
+        "plan-tokens", "quiet",       "test-split", "test-limit", "recompute", NULL};
 
-    for (; table->name; table++)
-        if (decides(table->name)) {
-            deciding[n] = *table;
-            deciding[n++].source = NULL;
-        }
-    char *text = options_record(&command_train, deciding);
-    if (!text)
-        return NULL;
-    /* Without the head and the comments on sources. */
-    char *to = text;
-    for (char *line = text, *next; *line; line = next) {
-        next = line + strcspn(line, "\n");
-        next += *next == '\n';
-        if (*line == ';' || *line == '[')
-            continue;
-        memmove(to, line, (size_t)(next - line));
-        to += next - line;
-    }
-    *to = '\0';
-    return text;
+    return options_settings(table, others);
 }

@@ -9,21 +9,25 @@
 
 struct train_settings {
     struct load_options load;
-    const char *factors, *task, *out, *data, *modules, *layers, *adapter, *parametrisation;
+    const char *factors, *task, *domains, *out, *data, *modules, *layers, *adapter,
+        *parametrisation;
     const char *objective, *baseline, *kl_form, *schedule, *guard, *shape;
     const char *train_split, *valid_split, *test_split, *rollout_log;
     int64_t batch, steps, answers, shard, seed, max_new, fewshot, top_k, inner_steps, warmup;
     int64_t train_limit, valid_limit, test_limit, validate_every, patience, checkpoint_every;
     int64_t max_rows, plan_tokens, rank;
-    double alpha, dropout;
+    int64_t router_hidden;
+    const char *experts, *chart, *router, *routing;
+    double alpha, dropout, curvature, most_curved, curvature_penalty;
     double temperature, top_p, reward_right, reward_wrong, kl, clip_ratio;
     double rate, beta1, beta2, epsilon, weight_decay, clip_norm, clip_max;
+    bool shared_a, fixed_curvature;
     bool greedy, loss_eos, recompute, resume, plan, quiet;
 };
 struct train_settings train_settings_defaults(void);
 
 /* The table for these settings, ending in {0}; room for TRAIN_OPTIONS rows. */
-enum { TRAIN_OPTIONS = 96 };
+enum { TRAIN_OPTIONS = 112 };
 void train_settings_table(struct train_settings *settings, struct option_spec table[TRAIN_OPTIONS]);
 
 /* Checks that go over single values, and the trainer's options and the adapter's. What was not

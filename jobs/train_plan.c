@@ -5,10 +5,13 @@
 #include <string.h>
 
 #include "model/adapter_svf.h"
+#include "model/scheduler.h"
 #include "mpi/clock.h"
 #include "mpi/error.h"
 #include "mpi/text.h"
+#include "solver/engine.h"
 #include "solver/engine_product.h"
+#include "solver/kv_cache.h"
 #include "solver/team.h"
 
 static const double network = 100e9 / 8; /* bytes/s: 100 Gbit/s */
@@ -27,14 +30,28 @@ static bool is_chosen(const struct module *modules, size_t n_modules, const stru
     return false;
 }
 
-/* What a pass keeps for a token (model/pass.c). */
+/* Keys and values of n_sequences sequences of n_tokens in all: whole pages, in slabs of several. */
+static size_t cache_bytes(const struct model_config *c, enum element element, size_t n_tokens,
+                          size_t n_sequences)
+{
+    const size_t pages = round_up(n_tokens / KV_PAGE + n_sequences, KV_SLAB_PAGES);
+    struct kv_cache cache;
+
+    kv_cache_create(&cache, engine_kv_form(element, cpu_best_isa()), c->n_layers, c->n_kv_heads,
+                    c->head_dim);
+    const size_t bytes =
+        pages * c->n_layers * c->n_kv_heads * cache.head_elements * element_size(cache.element);
+    kv_cache_free(&cache);
+    return bytes;
+}
+
+/* What a pass keeps for a token (model/pass.c), keys and values aside. */
 static size_t bytes_per_row(const struct model_config *c, const struct module *modules,
                             size_t n_modules, const struct train_options *o, enum element element)
 {
     const size_t heads = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     const size_t e = element_size(element);
     const size_t kept = 4 * (heads + 2 * kv) + 8 * c->hidden_size + 8 * c->ffn_size;
-    const size_t cache = e * 2 * kv;
     size_t saved = 0, widest = 0;
 
     for (size_t i = 0; i < n_modules; i++) {
@@ -48,13 +65,17 @@ static size_t bytes_per_row(const struct model_config *c, const struct module *m
     const size_t layers = o->recompute
                               ? 4 * c->hidden_size * c->n_layers + kept + saved / c->n_layers
                               : kept * c->n_layers + saved;
-    return layers + cache * c->n_layers + common;
+    return layers + common;
 }
 
 void train_plan_make(struct train_plan *plan, const struct model_config *c,
                      const struct module *modules, size_t n_modules, const struct train_options *o,
-                     enum element element)
+                     enum element element, size_t tokens)
 {
+    enum { PROGRAM = 80 << 20, WORD = 256, HEAD_ROWS = 64, ROLLOUT_ROWS = 32, VECTORS = 12 };
+    const size_t answers = (o->shard < o->batch ? o->shard : o->batch) * o->n_answers;
+    const size_t sequences = answers < o->max_rows ? answers : o->max_rows;
+    const size_t n_shards = (o->batch + o->shard - 1) / o->shard;
     struct module *all = NULL;
     size_t n_all = 0;
     const size_t table = packed(c->vocab_size, c->hidden_size, element);
@@ -81,11 +102,23 @@ void train_plan_make(struct train_plan *plan, const struct model_config *c,
     plan->base_bytes +=
         table * (c->tied_embeddings ? 1 : 2) + packed(c->hidden_size, c->vocab_size, element);
     plan->activation_bytes = bytes_per_row(c, modules, n_modules, o, element) * o->max_rows;
+    plan->activation_bytes += cache_bytes(c, element, o->max_rows, sequences);
     if (o->kl != 0) /* the base model's pass */
         plan->activation_bytes +=
-            o->max_rows *
-            (4 * (5 * c->hidden_size + 3 * c->n_heads * c->head_dim + 2 * c->ffn_size) +
-             element_size(element) * 2 * c->n_kv_heads * c->head_dim * c->n_layers);
+            o->max_rows * 4 *
+                (5 * c->hidden_size + 3 * c->n_heads * c->head_dim + 2 * c->ffn_size) +
+            cache_bytes(c, element, o->max_rows, sequences);
+    /* Program and libraries, tokenizer (measured); the parameters, their sums and moments, here and
+     * as copies; the gradients of this rank's shards; logits; and keys and values of rollouts that
+     * the scheduler makes. */
+    plan->other_bytes =
+        PROGRAM + WORD * c->vocab_size + (VECTORS + n_shards) * plan->gradient_bytes +
+        (ROLLOUT_ROWS + (o->kl != 0 ? 2 : 1) * HEAD_ROWS) * c->vocab_size * sizeof(float);
+    if (o->max_new > o->pass_max_new) {
+        const size_t batch = scheduler_defaults().batch;
+        const size_t n = answers < batch ? answers : batch;
+        plan->other_bytes += cache_bytes(c, element, n * tokens, n);
+    }
 }
 
 double train_plan_step(const struct train_plan *plan, const struct train_options *o, size_t tokens,
@@ -140,22 +173,24 @@ int train_plan_print(const struct model_config *c, const struct module *modules,
     struct text_table table;
     const enum isa isa = cpu_best_isa();
     const double flops = train_plan_measure(element, isa, n_threads);
-    char text[5][32];
+    char text[6][32];
 
     if (flops <= 0)
         return error_set("out of memory");
-    train_plan_make(&plan, c, modules, n_modules, o, element);
-    const size_t rank_bytes = plan.base_bytes + plan.factored_bytes + plan.activation_bytes;
+    train_plan_make(&plan, c, modules, n_modules, o, element, tokens);
+    const size_t rank_bytes =
+        plan.base_bytes + plan.factored_bytes + plan.activation_bytes + plan.other_bytes;
     fprintf(file, "parameters   %s in %zu matrices\n",
             text_count(text[0], sizeof text[0], (double)plan.n_parameters), n_modules);
     fprintf(file,
-            "a rank       %s: %s in matrices that stay, %s in factored form, %s for %zu tokens "
-            "(weights alone: %s)\n",
+            "a rank       %s at most: %s in matrices that stay, %s in factored form, %s for %zu "
+            "tokens, %s for the rest (weights alone: %s)\n",
             text_bytes(text[0], sizeof text[0], (double)rank_bytes),
             text_bytes(text[1], sizeof text[1], (double)plan.base_bytes),
             text_bytes(text[2], sizeof text[2], (double)plan.factored_bytes),
             text_bytes(text[3], sizeof text[3], (double)plan.activation_bytes), o->max_rows,
-            text_bytes(text[4], sizeof text[4], (double)plan.weight_bytes));
+            text_bytes(text[4], sizeof text[4], (double)plan.other_bytes),
+            text_bytes(text[5], sizeof text[5], (double)plan.weight_bytes));
     fprintf(file, "gradient     %s a step\n",
             text_bytes(text[0], sizeof text[0], (double)plan.gradient_bytes));
     fprintf(file, "a token      %.3g Gflop forward and backward\n", plan.flops_per_token / 1e9);

@@ -7,6 +7,7 @@
 
 #include "model/adapter_ia3.h"
 #include "model/adapter_lora.h"
+#include "model/adapter_moslora.h"
 #include "model/adapter_svf.h"
 #include "model/model_internal.h"
 #include "mpi/error.h"
@@ -86,8 +87,8 @@ static const struct adapter_kind svf = {
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-const struct adapter_kind *const adapter_kinds[] = {&svf, &adapter_kind_lora, &adapter_kind_dora,
-                                                    &adapter_kind_ia3, NULL};
+const struct adapter_kind *const adapter_kinds[] = {
+    &svf, &adapter_kind_lora, &adapter_kind_dora, &adapter_kind_ia3, &adapter_kind_moslora, NULL};
 
 const struct adapter_kind *adapter_kind_find(const char *name)
 {
@@ -157,6 +158,16 @@ static const struct setting {
     {"alpha", SETTING_REAL, offsetof(struct adapter_settings, alpha)},
     {"dropout", SETTING_REAL, offsetof(struct adapter_settings, dropout)},
     {"parametrisation", SETTING_TEXT, offsetof(struct adapter_settings, parametrisation)},
+    {"experts", SETTING_TEXT, offsetof(struct adapter_settings, experts)},
+    {"chart", SETTING_TEXT, offsetof(struct adapter_settings, chart)},
+    {"router", SETTING_TEXT, offsetof(struct adapter_settings, router)},
+    {"router-hidden", SETTING_SIZE, offsetof(struct adapter_settings, router_hidden)},
+    {"routing", SETTING_TEXT, offsetof(struct adapter_settings, routing)},
+    {"shared-a", SETTING_SIZE, offsetof(struct adapter_settings, shared_a)},
+    {"curvature", SETTING_REAL, offsetof(struct adapter_settings, curvature)},
+    {"fixed-curvature", SETTING_SIZE, offsetof(struct adapter_settings, fixed_curvature)},
+    {"most-curved", SETTING_REAL, offsetof(struct adapter_settings, most_curved)},
+    {"curvature-penalty", SETTING_REAL, offsetof(struct adapter_settings, curvature_penalty)},
 };
 enum { N_SETTINGS = sizeof all_settings / sizeof *all_settings, TEXT_SIZE = 24 };
 

@@ -16,6 +16,13 @@ struct adapter_settings {
     double alpha;
     double dropout;           /* of the input of low-rank parts, in training */
     char parametrisation[24]; /* svf: "direct", "sigmoid" */
+    /* moslora (adapter_moslora.h) */
+    char experts[24];               /* letters out of e, h, s, p */
+    char chart[24];                 /* "ball", "lorentz" */
+    char router[24], routing[24];   /* "matrix", "layer"; "soft", "top1" */
+    size_t router_hidden, shared_a; /* the second and the next: 0 or 1 */
+    size_t fixed_curvature;
+    double curvature, most_curved, curvature_penalty;
 };
 
 /* What an adapter is made from. */

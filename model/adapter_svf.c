@@ -5,7 +5,7 @@
  *   tall  A = Q,            B = W Q^T     rows of B: rows of W times Q
  *   wide  A = Q W,          B = Q^T       rows of A^T: columns of W times Q
  *
- * in f32 by the f32 kernels (one chain of fused multiply-adds an element, so the bits are the same
+ * in f32 by the f32 kernels (a fixed order of additions, so the bits are the same
  * on every instruction set and team), rounded once when packed. */
 #include "model/adapter_svf.h"
 
@@ -113,6 +113,19 @@ static void multipliers_of(const struct svf_site *s, enum svf_parametrisation pa
         for (size_t i = 0; i < s->r; i++)
             e[i] = (float)(c * sigmoid((double)p[i]));
     }
+}
+
+void adapter_svf_sigmoid(const double *sigma, const float *p, size_t r, float *e)
+{
+    double sum = 0, sum_z = 0;
+
+    for (size_t i = 0; i < r; i++) {
+        sum += sigma[i];
+        sum_z += sigma[i] * sigmoid((double)p[i]);
+    }
+    const double c = sum_z > 0 ? sum / sum_z : 1;
+    for (size_t i = 0; i < r; i++)
+        e[i] = (float)(c * sigmoid((double)p[i]));
 }
 
 void adapter_svf_multipliers(const struct adapter *adapter, size_t site, const float *parameters,

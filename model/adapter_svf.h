@@ -62,4 +62,8 @@ enum svf_parametrisation adapter_svf_parametrisation(const struct adapter *adapt
 void adapter_svf_multipliers(const struct adapter *adapter, size_t site, const float *parameters,
                              float *multipliers);
 
+/* e = c sigmoid(p) [r], c = sum(s) / sum(s sigmoid(p)), of a matrix with these singular values. e
+ * may be p. */
+void adapter_svf_sigmoid(const double *sigma, const float *p, size_t r, float *e);
+
 #endif

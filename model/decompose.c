@@ -32,9 +32,11 @@ struct run {
     const char *out;
     unsigned char *done; /* [n_modules] there is a part */
     struct module *rest; /* those without */
+    size_t *places;      /* [n_rest] their places among all */
     size_t n_rest;
-    bool had_parts; /* the folder was there before */
-    int lock;       /* rank 0's, on the folder; or -1 */
+    struct factors_merge merge; /* without a path where nothing is left to do */
+    bool had_parts;             /* the folder was there before */
+    int lock;                   /* rank 0's, on the folder; or -1 */
 };
 
 /* ---- what is there already -------------------------------------------------------------------
@@ -195,7 +197,9 @@ static int find_rest(struct run *run, bool *complete)
 
     run->done = calloc(run->n_modules + 1, 1);
     run->rest = calloc(run->n_modules + 1, sizeof *run->rest);
-    status = comm_agree(run->comm, run->done && run->rest ? 0 : error_set("out of memory"));
+    run->places = calloc(run->n_modules + 1, sizeof *run->places);
+    status = comm_agree(run->comm,
+                        run->done && run->rest && run->places ? 0 : error_set("out of memory"));
     if (status == 0)
         status = comm_agree(run->comm, run->comm->rank == 0 ? look_around(run, complete) : 0);
     if (status != 0)
@@ -206,9 +210,62 @@ static int find_rest(struct run *run, bool *complete)
         *complete = run->done[run->n_modules];
     }
     for (size_t i = 0; i < run->n_modules; i++)
-        if (!run->done[i])
+        if (!run->done[i]) {
+            run->places[run->n_rest] = i;
             run->rest[run->n_rest++] = run->modules[i];
+        }
     return 0;
+}
+
+/* ---- the merge -------------------------------------------------------------------------------
+ */
+
+/* Ranks beside rank 0 put their factors into its file; those of other nodes may see that file late,
+ * and leave theirs to rank 0. */
+static bool fills(const struct run *run)
+{
+    return run->comm->node_size == run->comm->size;
+}
+
+/* Collective. The file is there before the work: a disk without room for it is noticed now. */
+static int begin_merge(struct run *run)
+{
+    const struct comm *comm = run->comm;
+    struct factors_merge *merge = &run->merge;
+    long process = (long)getpid();
+    int status = 0;
+
+    if (comm->rank == 0)
+        status = factors_merge_begin(merge, run->out, run->origin, run->options->type, run->modules,
+                                     run->n_modules);
+    status = comm_agree(comm, status);
+    if (status != 0 || comm->size == 1 || !fills(run))
+        return status;
+    MPI_Bcast(&process, 1, MPI_LONG, 0, comm->handle);
+    if (comm->rank != 0)
+        status = factors_merge_allocate(merge, run->out, process, run->origin, run->options->type,
+                                        run->modules, run->n_modules);
+    status = comm_agree(comm, status);
+    if (status == 0)
+        MPI_Bcast(merge->offsets, (int)merge->n_chunks, MPI_UINT64_T, 0, comm->handle);
+    return status;
+}
+
+/* Collective. */
+static int end_merge(struct run *run)
+{
+    const struct comm *comm = run->comm;
+    struct factors_merge *merge = &run->merge;
+    int status = 0;
+
+    if (run->n_rest > 0 && comm->size > 1 && fills(run))
+        MPI_Allreduce(MPI_IN_PLACE, merge->filled, (int)run->n_modules, MPI_UNSIGNED_CHAR, MPI_BOR,
+                      comm->handle);
+    if (comm->rank == 0)
+        status = run->n_rest > 0 ? factors_merge_end(merge, run->out, run->origin, run->modules)
+                                 : factors_merge(run->out, run->origin, run->options->type,
+                                                 run->modules, run->n_modules);
+    return comm_agree(comm, status);
 }
 
 /* ---- the run ---------------------------------------------------------------------------------
@@ -259,6 +316,8 @@ static int solve_rest(struct run *run, const struct decompose_costs *costs,
                                             .plan = &plan,
                                             .origin = run->origin,
                                             .out = run->out,
+                                            .merge = fills(run) ? &run->merge : NULL,
+                                            .places = run->places,
                                             .n_before = run->n_modules - run->n_rest,
                                             .progress = &progress};
         summary->predicted = plan.seconds;
@@ -298,12 +357,15 @@ int decompose_run(const struct comm *comm, const struct checkpoint *ck,
         summary->nothing_to_do = true;
         goto done;
     }
-    if (run.n_rest > 0)
-        status = solve_rest(&run, costs, summary);
+    if (run.n_rest > 0) {
+        status = begin_merge(&run);
+        if (status == 0)
+            status = solve_rest(&run, costs, summary);
+    }
     if (status == 0)
-        status = comm_agree(
-            comm,
-            comm->rank == 0 ? factors_merge(out, origin, options->type, modules, n_modules) : 0);
+        status = end_merge(&run);
+    if (comm->rank == 0)
+        factors_merge_abort(&run.merge);
     if (status != 0)
         explain(&run, summary);
 done:
@@ -311,5 +373,7 @@ done:
     unlock_parts(&run);
     free(run.done);
     free(run.rest);
+    free(run.places);
+    factors_merge_free(&run.merge);
     return status;
 }

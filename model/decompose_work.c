@@ -126,6 +126,8 @@ static int write_part(struct shop *shop, const struct decompose_job *job,
     const int status = factors_write_part(w->out, w->origin, w->options->type, &matrix);
     pthread_mutex_unlock(&shop->hdf5);
     checkpoint_release(w->ck, t);
+    if (status == 0 && w->merge)
+        factors_merge_fill(w->merge, w->places[job->module], module_rank(m), factor);
     if (status == 0)
         count(shop, job, report);
     return status;

@@ -338,6 +338,17 @@ size_t expert_n_parameters(const struct expert *expert)
     return n;
 }
 
+const float *expert_vector(const struct expert_matrix *matrix, const char *name)
+{
+    for (size_t i = 0; i < matrix->n_parameters; i++) {
+        const struct expert_parameter *p = &matrix->parameters[i];
+        if (strcmp(p->name, name) == 0 && p->n_columns == 0 &&
+            p->n_rows == module_rank(&matrix->module))
+            return p->values;
+    }
+    return NULL;
+}
+
 int expert_check_model(const struct expert *expert, const char identity[65], const char *model_path)
 {
     if (strcmp(expert->identity, identity) == 0)

@@ -63,8 +63,40 @@ void factors_part_abort(struct factors_part *part);
 int factors_parts_done(const char *out, const struct factors_origin *origin, enum factors_type type,
                        const struct module *modules, size_t n_modules, bool *done);
 
-/* Merges the parts of all modules into `out` (built inside the parts folder, synced, renamed), then
- * removes the folder. Holds one matrix in memory at a time. */
+/* The merged file while its matrices are being made: laid out at once inside the parts folder, so
+ * that every rank of the node can put its factors in their places; attributes and singular values
+ * follow from the parts at the end. Until it is renamed, the parts are what counts. */
+struct factors_merge {
+    char *path;
+    enum factors_type type;
+    size_t n_modules, n_bytes, n_chunks; /* n_bytes: room for all */
+    uint64_t *offsets;     /* [n_chunks] in the file, of each factor's chunks in turn */
+    size_t *first;         /* [n_modules] a factor's first chunk */
+    unsigned char *filled; /* [n_modules] the factor is in its place */
+};
+/* Makes the file, with room for everything. Zeroed by the caller; free it in any case. 0, or -1
+ * with error_set: the disk is full, `out` cannot be replaced ... */
+int factors_merge_begin(struct factors_merge *merge, const char *out,
+                        const struct factors_origin *origin, enum factors_type type,
+                        const struct module *modules, size_t n_modules);
+/* The same struct on another rank of the node, from rank 0's process number; the caller copies
+ * rank 0's offsets into it. */
+int factors_merge_allocate(struct factors_merge *merge, const char *out, long process,
+                           const struct factors_origin *origin, enum factors_type type,
+                           const struct module *modules, size_t n_modules);
+/* Puts factor i (f32 [r, r], finite) in its place; any thread, no HDF5. What cannot be written is
+ * left to the end. */
+void factors_merge_fill(struct factors_merge *merge, size_t i, size_t r, const float *factor);
+/* Takes the rest from the parts, each of which must be there, renames the file to `out` (synced)
+ * and removes the folder. Holds a chunk in memory at a time. */
+int factors_merge_end(struct factors_merge *merge, const char *out,
+                      const struct factors_origin *origin, const struct module *modules);
+/* Removes the file unless it has been renamed (path is NULL then). */
+void factors_merge_abort(struct factors_merge *merge);
+void factors_merge_free(struct factors_merge *merge);
+
+/* Begin and end: everything from the parts. Also removes what a merge left that was killed when it
+ * had its file in place. */
 int factors_merge(const char *out, const struct factors_origin *origin, enum factors_type type,
                   const struct module *modules, size_t n_modules);
 

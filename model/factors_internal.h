@@ -30,6 +30,14 @@ hid_t factors_group_create(hid_t file, const struct module *module);
 int factors_put_matrix(hid_t group, const struct module *module, enum tensor_type source_type,
                        const struct svd_report *report, const double *sigma);
 
+/* Rows of a chunk: chunks of equal height, none larger than HDF5's cache unless one row is. */
+size_t factors_chunk_rows(enum factors_type type, size_t r);
+/* The dataset `factor` [r, r] in chunks; `early`: with places in the file at once. Close with
+ * H5Dclose; negative without a message. */
+hid_t factors_dataset_create(hid_t group, enum factors_type type, size_t r, bool early);
+/* To nearest, ties to even; x finite. */
+uint16_t factors_bf16(float x);
+
 /* A factor that is being written. */
 struct factors_rows {
     enum factors_type type;

@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,6 +169,194 @@ int factors_parts_remove(const char *out)
     return status;
 }
 
+/* ---- the file before its matrices -------------------------------------------------------------
+ */
+
+static size_t chunks_of(size_t height, size_t r)
+{
+    return (r + height - 1) / height;
+}
+
+static int count_chunks(struct factors_merge *merge, const struct factors_origin *origin,
+                        const struct module *modules)
+{
+    merge->n_bytes = 1 << 20;
+    for (size_t i = 0; i < merge->n_modules; i++) {
+        const size_t r = module_rank(&modules[i]);
+        merge->first[i] = merge->n_chunks;
+        merge->n_chunks += chunks_of(factors_chunk_rows(merge->type, r), r);
+        merge->n_bytes += factors_room(origin, merge->type, r);
+    }
+    merge->offsets = calloc(merge->n_chunks + 1, sizeof *merge->offsets);
+    return merge->offsets ? 0 : error_set("out of memory");
+}
+
+/* Also on ranks that only fill. */
+int factors_merge_allocate(struct factors_merge *merge, const char *out, long process,
+                           const struct factors_origin *origin, enum factors_type type,
+                           const struct module *modules, size_t n_modules)
+{
+    merge->type = type;
+    merge->n_modules = n_modules;
+    merge->first = calloc(n_modules + 1, sizeof *merge->first);
+    merge->filled = calloc(n_modules + 1, 1);
+    if (asprintf(&merge->path, "%s.parts/merged.tmp-%ld", out, process) < 0)
+        merge->path = NULL;
+    if (!merge->first || !merge->filled || !merge->path)
+        return error_set("%s: out of memory", out);
+    return count_chunks(merge, origin, modules);
+}
+
+/* A factor's place, and where its chunks are. */
+static int lay_out(struct factors_merge *merge, hid_t file, size_t i, const struct module *module)
+{
+    const size_t r = module_rank(module), height = factors_chunk_rows(merge->type, r);
+    struct h5_quiet quiet;
+    hid_t group = factors_group_create(file, module);
+    int status = 0;
+
+    if (group < 0)
+        return -1;
+    h5_quiet_begin(&quiet);
+    hid_t dataset = factors_dataset_create(group, merge->type, r, true);
+    if (dataset < 0)
+        status = -1;
+    for (size_t k = 0; status == 0 && k < chunks_of(height, r); k++) {
+        const hsize_t at[2] = {k * height, 0};
+        haddr_t address = HADDR_UNDEF;
+        hsize_t size = 0;
+        unsigned mask = 0;
+        if (H5Dget_chunk_info_by_coord(dataset, at, &mask, &address, &size) < 0 ||
+            address == HADDR_UNDEF)
+            status = -1;
+        merge->offsets[merge->first[i] + k] = address;
+    }
+    if (dataset >= 0)
+        H5Dclose(dataset);
+    H5Gclose(group);
+    h5_quiet_end(&quiet);
+    return status ? error_set("HDF5 cannot make the factor of %s", module->path) : 0;
+}
+
+static int check_target(const char *out)
+{
+    struct stat info;
+
+    if (stat(out, &info) == 0 && !S_ISREG(info.st_mode))
+        return error_set("%s: cannot be written: it is not an ordinary file", out);
+    return 0;
+}
+
+int factors_merge_begin(struct factors_merge *merge, const char *out,
+                        const struct factors_origin *origin, enum factors_type type,
+                        const struct module *modules, size_t n_modules)
+{
+    char *folder = factors_parts_folder(out);
+    int status = folder ? check_target(out) : -1;
+
+    if (status == 0)
+        status = sweep(folder, is_merge);
+    free(folder);
+    if (status == 0)
+        status =
+            factors_merge_allocate(merge, out, (long)getpid(), origin, type, modules, n_modules);
+    if (status != 0)
+        return -1;
+    hid_t file = h5_disk_create(merge->path, merge->n_bytes);
+    if (file < 0)
+        return -1;
+    for (size_t i = 0; i < n_modules && status == 0; i++)
+        status = lay_out(merge, file, i, &modules[i]);
+    if (status) {
+        h5_disk_abort(file, merge->path);
+        return error_prefix("%s", out);
+    }
+    return h5_disk_close(file, merge->path, false);
+}
+
+void factors_merge_abort(struct factors_merge *merge)
+{
+    if (merge->path)
+        unlink(merge->path);
+    free(merge->path);
+    merge->path = NULL;
+}
+
+void factors_merge_free(struct factors_merge *merge)
+{
+    free(merge->path);
+    free(merge->offsets);
+    free(merge->first);
+    free(merge->filled);
+    *merge = (struct factors_merge){0};
+}
+
+/* ---- factors to their places -------------------------------------------------------------------
+ */
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "factors are written as they are here");
+
+static int write_at(int fd, const void *bytes, size_t n, uint64_t at)
+{
+    const char *from = bytes;
+
+    while (n > 0) {
+        const ssize_t written = pwrite(fd, from, n, (off_t)at);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return -1;
+        from += written;
+        at += (size_t)written;
+        n -= (size_t)written;
+    }
+    return 0;
+}
+
+/* Rows of one chunk, from its first. */
+static int write_chunk(const struct factors_merge *merge, int fd, size_t chunk, size_t n_elements,
+                       const float *rows, uint16_t *rounded)
+{
+    const size_t n_bytes = n_elements * factors_type_bytes(merge->type);
+    const uint64_t at = merge->offsets[chunk];
+
+    for (size_t i = 0; rounded && i < n_elements; i++)
+        rounded[i] = factors_bf16(rows[i]);
+    const int status = write_at(fd, rounded ? (const void *)rounded : rows, n_bytes, at);
+#ifdef SYNC_FILE_RANGE_WRITE
+    /* The disk begins now, not when the end waits for it. */
+    if (status == 0)
+        (void)sync_file_range(fd, (off_t)at, (off_t)n_bytes, SYNC_FILE_RANGE_WRITE);
+#endif
+    return status;
+}
+
+/* For bf16. */
+static int take_rounded(const struct factors_merge *merge, size_t n, uint16_t **rounded)
+{
+    *rounded = merge->type == FACTORS_BF16 ? malloc(n * sizeof **rounded) : NULL;
+    return merge->type == FACTORS_BF16 && !*rounded ? error_set("out of memory") : 0;
+}
+
+void factors_merge_fill(struct factors_merge *merge, size_t i, size_t r, const float *factor)
+{
+    const size_t height = factors_chunk_rows(merge->type, r);
+    const int fd = open(merge->path, O_WRONLY | O_CLOEXEC);
+    uint16_t *rounded;
+    int status = fd < 0 ? -1 : take_rounded(merge, height * r, &rounded);
+
+    if (status == 0) {
+        for (size_t k = 0, row = 0; status == 0 && row < r; k++, row += height)
+            status =
+                write_chunk(merge, fd, merge->first[i] + k,
+                            (r - row < height ? r - row : height) * r, factor + row * r, rounded);
+        free(rounded);
+    }
+    if (fd >= 0 && close(fd) != 0)
+        status = -1;
+    merge->filled[i] = status == 0;
+}
+
 /* ---- the merge ---------------------------------------------------------------------------------
  */
 
@@ -186,132 +375,118 @@ static int check_unit_rows(const char *path, const float *rows, size_t first, si
     return 0;
 }
 
-static int copy_matrix(hid_t file, struct factors *part, const char *path,
-                       const struct factors_matrix *m, enum factors_type type)
+/* What no rank has filled: chunk by chunk from the part. */
+static int copy_factor(const struct factors_merge *merge, size_t i, struct factors *part,
+                       const char *path, const struct factors_matrix *m)
 {
-    struct factors_rows rows = {.dataset = -1, .memory_type = -1};
-    size_t r = module_rank(&m->module);
-    float *buffer = NULL;
-    int status = -1;
-    hid_t group = factors_group_create(file, &m->module);
+    const size_t r = module_rank(&m->module), height = factors_chunk_rows(merge->type, r);
+    float *rows = malloc(height * r * sizeof *rows);
+    uint16_t *rounded = NULL;
+    int status = rows ? take_rounded(merge, height * r, &rounded) : error_set("out of memory");
+    const int fd = status == 0 ? open(merge->path, O_WRONLY | O_CLOEXEC) : -1;
 
-    if (group < 0 || factors_put_matrix(group, &m->module, m->source_type, &m->report, m->sigma) ||
-        factors_rows_begin(&rows, group, type, r))
-        goto done;
-    buffer = malloc(rows.chunk_rows * r * sizeof *buffer);
-    if (!buffer) {
-        error_set("out of memory");
-        goto done;
+    for (size_t k = 0, row = 0; status == 0 && row < r; k++, row += height) {
+        const size_t n = r - row < height ? r - row : height;
+        if (factors_read(part, m, row, n, rows) || check_unit_rows(path, rows, row, n, r))
+            status = -1;
+        else if (fd < 0 || write_chunk(merge, fd, merge->first[i] + k, n * r, rows, rounded))
+            status = error_set("%s: cannot be written: %s", merge->path, strerror(errno));
     }
-    for (size_t first = 0; first < r; first += rows.chunk_rows) {
-        size_t n = rows.chunk_rows < r - first ? rows.chunk_rows : r - first;
-        if (factors_read(part, m, first, n, buffer) || check_unit_rows(path, buffer, first, n, r) ||
-            factors_rows_put(&rows, first, n, buffer))
-            goto done;
-    }
-    status = 0;
-done:
-    free(buffer);
-    factors_rows_end(&rows);
-    if (group >= 0)
-        H5Gclose(group);
+    if (fd >= 0 && close(fd) != 0 && status == 0)
+        status = error_set("%s: cannot be written: %s", merge->path, strerror(errno));
+    free(rows);
+    free(rounded);
     return status;
 }
 
 /* Opens a part that must be there, of this origin. */
-static int merge_part(hid_t file, const char *out, const struct factors_origin *origin,
-                      enum factors_type type, const struct module *module)
+static int merge_part(const struct factors_merge *merge, size_t i, hid_t file, const char *out,
+                      const struct factors_origin *origin, const struct module *module)
 {
     char *path = factors_part_path(out, module);
     struct factors *part = path ? factors_open(path) : NULL;
     const struct factors_matrix *m = part ? find_module(part, module) : NULL;
     int status = -1;
 
-    if (part && (!m || !same_origin(factors_about(part), origin, type)))
+    if (part && (!m || !same_origin(factors_about(part), origin, merge->type))) {
         error_set("%s: of another model or other options; remove it and run again with --resume",
                   path);
-    else if (part)
-        status = copy_matrix(file, part, path, m, type);
+    } else if (part) {
+        hid_t group = factors_group_create(file, module);
+        status = group < 0
+                     ? -1
+                     : factors_put_matrix(group, module, m->source_type, &m->report, m->sigma);
+        if (group >= 0)
+            H5Gclose(group);
+        if (status == 0 && !merge->filled[i])
+            status = copy_factor(merge, i, part, path, m);
+    }
     factors_close(part);
     free(path);
     return status;
 }
 
-/* The sum of the parts' sizes, and a little for the folder of groups. */
-static int room_needed(const char *out, const struct module *modules, size_t n_modules,
-                       size_t *n_bytes)
+static int parts_exist(const char *out, const struct module *modules, size_t n_modules)
 {
-    struct stat info;
-
-    *n_bytes = 1 << 20;
     for (size_t i = 0; i < n_modules; i++) {
         char *path = factors_part_path(out, &modules[i]);
-        int rc = path ? stat(path, &info) : -1;
+        int rc = path ? access(path, F_OK) : -1;
         if (rc)
             error_set("%s: %s; run again with --resume", path ? path : out, strerror(errno));
         free(path);
         if (rc)
             return -1;
-        *n_bytes += (size_t)info.st_size;
     }
     return 0;
 }
 
-static int merge_into(const char *temporary, const char *out, const struct factors_origin *origin,
-                      enum factors_type type, const struct module *modules, size_t n_modules,
-                      size_t n_bytes)
+int factors_merge_end(struct factors_merge *merge, const char *out,
+                      const struct factors_origin *origin, const struct module *modules)
 {
-    hid_t file = h5_disk_create(temporary, n_bytes);
-    if (file < 0)
-        return -1;
-    int status = factors_put_origin(file, origin, type);
-    for (size_t i = 0; i < n_modules && status == 0; i++)
-        status = merge_part(file, out, origin, type, &modules[i]);
-    if (status) {
-        h5_disk_abort(file, temporary);
-        return error_prefix("%s", out);
+    char *target =
+        realpath(out, NULL); /* a link stays one: the file that it leads to is replaced */
+    hid_t file = h5_disk_reopen(merge->path, merge->n_bytes);
+    int status = file < 0 ? -1 : factors_put_origin(file, origin, merge->type);
+
+    for (size_t i = 0; i < merge->n_modules && status == 0; i++)
+        status = merge_part(merge, i, file, out, origin, &modules[i]);
+    if (file >= 0 && status) {
+        h5_disk_abort(file, merge->path);
+        status = error_prefix("%s", out);
+    } else if (file >= 0) {
+        status = h5_disk_close(file, merge->path, true);
     }
-    return h5_disk_close(file, temporary, true);
-}
-
-static int check_target(const char *out)
-{
-    struct stat info;
-
-    if (stat(out, &info) == 0 && !S_ISREG(info.st_mode))
-        return error_set("%s: cannot be written: it is not an ordinary file", out);
+    if (status == 0)
+        status = h5_disk_rename(merge->path, target ? target : out, true);
+    free(target);
+    if (status != 0)
+        return -1;
+    free(merge->path);
+    merge->path = NULL;
+    if (factors_parts_remove(out))
+        error_clear(); /* somebody else's files keep the folder; the factors are safe */
     return 0;
 }
 
 int factors_merge(const char *out, const struct factors_origin *origin, enum factors_type type,
                   const struct module *modules, size_t n_modules)
 {
-    char *folder = factors_parts_folder(out), *temporary = NULL, *target = NULL;
-    size_t n_bytes;
+    struct factors_merge merge = {0};
     int status = -1;
 
-    if (!folder || check_target(out))
-        goto done;
-    if (asprintf(&temporary, "%s/merged.tmp-%ld", folder, (long)getpid()) < 0) {
-        temporary = NULL;
-        error_set("%s: out of memory", out);
-        goto done;
-    }
-    /* A link stays one: the file that it leads to is replaced. */
-    target = realpath(out, NULL);
-    if (sweep(folder, is_merge))
-        goto done;
-    if (room_needed(out, modules, n_modules, &n_bytes) == 0) {
-        if (merge_into(temporary, out, origin, type, modules, n_modules, n_bytes) == 0)
-            status = h5_disk_rename(temporary, target ? target : out, true);
+    if (check_target(out))
+        return -1;
+    if (parts_exist(out, modules, n_modules) == 0) {
+        status = factors_merge_begin(&merge, out, origin, type, modules, n_modules);
+        if (status == 0)
+            status = factors_merge_end(&merge, out, origin, modules);
+        factors_merge_abort(&merge);
     } else if (out_is_complete(out, origin, type, modules, n_modules)) {
-        status = 0; /* an earlier merge was killed while it removed the parts */
+        /* an earlier merge was killed while it removed the parts */
+        status = 0;
+        if (factors_parts_remove(out))
+            error_clear();
     }
-    if (status == 0 && factors_parts_remove(out))
-        error_clear(); /* somebody else's files keep the folder; the factors are safe */
-done:
-    free(target);
-    free(temporary);
-    free(folder);
+    factors_merge_free(&merge);
     return status;
 }

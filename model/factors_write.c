@@ -51,8 +51,7 @@ hid_t factors_type_memory(enum factors_type type)
     return make_type(type, H5T_NATIVE_FLOAT);
 }
 
-/* To nearest, ties to even; x is finite. */
-static uint16_t bf16_round(float x)
+uint16_t factors_bf16(float x)
 {
     uint32_t bits;
 
@@ -63,8 +62,7 @@ static uint16_t bf16_round(float x)
 /* ---- a factor's rows ---------------------------------------------------------------------------
  */
 
-/* Chunks of equal height, none larger than HDF5's cache unless one row is. */
-static size_t chunk_rows(enum factors_type type, size_t r)
+size_t factors_chunk_rows(enum factors_type type, size_t r)
 {
     size_t row = r * factors_type_bytes(type);
     size_t fit = row >= FACTORS_CHUNK_BYTES ? 1 : FACTORS_CHUNK_BYTES / row;
@@ -73,14 +71,15 @@ static size_t chunk_rows(enum factors_type type, size_t r)
     return (r + n_chunks - 1) / n_chunks;
 }
 
-static hid_t create_dataset(hid_t group, enum factors_type type, size_t r, size_t height)
+hid_t factors_dataset_create(hid_t group, enum factors_type type, size_t r, bool early)
 {
-    hsize_t shape[2] = {r, r}, chunk[2] = {height, r};
+    hsize_t shape[2] = {r, r}, chunk[2] = {factors_chunk_rows(type, r), r};
     hid_t dataset = -1, stored = factors_type_stored(type);
     hid_t space = H5Screate_simple(2, shape, NULL), layout = H5Pcreate(H5P_DATASET_CREATE);
 
     if (stored >= 0 && space >= 0 && layout >= 0 && H5Pset_chunk(layout, 2, chunk) >= 0 &&
         H5Pset_fill_time(layout, H5D_FILL_TIME_NEVER) >= 0 &&
+        H5Pset_alloc_time(layout, early ? H5D_ALLOC_TIME_EARLY : H5D_ALLOC_TIME_INCR) >= 0 &&
         H5Pset_obj_track_times(layout, false) >= 0)
         dataset = H5Dcreate2(group, "factor", stored, space, H5P_DEFAULT, layout, H5P_DEFAULT);
     if (layout >= 0)
@@ -96,8 +95,11 @@ int factors_rows_begin(struct factors_rows *rows, hid_t group, enum factors_type
 {
     struct h5_quiet quiet;
 
-    *rows = (struct factors_rows){
-        .type = type, .r = r, .chunk_rows = chunk_rows(type, r), .dataset = -1, .memory_type = -1};
+    *rows = (struct factors_rows){.type = type,
+                                  .r = r,
+                                  .chunk_rows = factors_chunk_rows(type, r),
+                                  .dataset = -1,
+                                  .memory_type = -1};
     if (type == FACTORS_BF16) {
         rows->rounded = malloc(rows->chunk_rows * r * sizeof *rows->rounded);
         if (!rows->rounded)
@@ -105,7 +107,7 @@ int factors_rows_begin(struct factors_rows *rows, hid_t group, enum factors_type
     }
     h5_quiet_begin(&quiet);
     rows->memory_type = factors_type_memory(type);
-    rows->dataset = create_dataset(group, type, r, rows->chunk_rows);
+    rows->dataset = factors_dataset_create(group, type, r, false);
     h5_quiet_end(&quiet);
     return rows->dataset < 0 || rows->memory_type < 0 ? error_set("HDF5 cannot make the factor")
                                                       : 0;
@@ -148,7 +150,7 @@ int factors_rows_put(struct factors_rows *rows, size_t first, size_t n, const fl
         if (step > n - done)
             step = n - done;
         for (size_t i = 0; rows->rounded && i < step * rows->r; i++)
-            rows->rounded[i] = bf16_round(from[i]);
+            rows->rounded[i] = factors_bf16(from[i]);
         if (write_rows(rows, step, rows->rounded ? (const void *)rows->rounded : from))
             return -1;
     }
@@ -179,7 +181,7 @@ static const char *text_or_empty(const char *text)
 
 size_t factors_room(const struct factors_origin *origin, enum factors_type type, size_t r)
 {
-    size_t height = chunk_rows(type, r), n_chunks = (r + height - 1) / height;
+    size_t height = factors_chunk_rows(type, r), n_chunks = (r + height - 1) / height;
 
     return n_chunks * (height * r * factors_type_bytes(type) + 256) + r * 8 + (128 << 10) +
            strlen(text_or_empty(origin->model)) + strlen(text_or_empty(origin->options)) +

@@ -31,7 +31,6 @@ void forward_strides(struct forward *f, struct model *model)
 
 int forward_create(struct forward *f, struct model *model, size_t max_rows)
 {
-    const struct model_config *c = &model->config;
     const size_t size = element_size(model->options.element);
     struct layer_buffers *b = &f->buffers;
 
@@ -43,13 +42,12 @@ int forward_create(struct forward *f, struct model *model, size_t max_rows)
     f->x = buffer(max_rows, f->ld_hidden * size);
     b->attention_input = buffer(max_rows, f->ld_hidden * size);
     b->qkv = buffer(max_rows, f->ld_qkv * sizeof(float));
-    b->q = buffer(max_rows, c->n_heads * round_up(c->head_dim, KERNEL_K_STEP) * sizeof(float));
     b->attention_output = buffer(max_rows, f->ld_heads * size);
     b->ffn_input = b->attention_input;
     b->gate_up = buffer(max_rows, f->ld_gate_up * sizeof(float));
     b->ffn_hidden = buffer(max_rows, f->ld_ffn * size);
-    if (!f->h || !f->x || !b->attention_input || !b->qkv || !b->q || !b->attention_output ||
-        !b->gate_up || !b->ffn_hidden) {
+    if (!f->h || !f->x || !b->attention_input || !b->qkv || !b->attention_output || !b->gate_up ||
+        !b->ffn_hidden) {
         forward_free(f);
         return error_set("no memory for the activations of %zu tokens: use a smaller --chunk",
                          max_rows);
@@ -65,7 +63,6 @@ void forward_free(struct forward *f)
     free(f->x);
     free(f->buffers.attention_input);
     free(f->buffers.qkv);
-    free(f->buffers.q);
     free(f->buffers.attention_output);
     free(f->buffers.gate_up);
     free(f->buffers.ffn_hidden);
@@ -75,7 +72,7 @@ void forward_free(struct forward *f)
 
 int forward_cache_create(struct kv_cache *cache, const struct model *model)
 {
-    return kv_cache_create(cache, model->engine.kv_element, model->config.n_layers,
+    return kv_cache_create(cache, model->engine.kv_form, model->config.n_layers,
                            model->config.n_kv_heads, model->config.head_dim);
 }
 
@@ -141,8 +138,8 @@ int forward_layer(struct forward *f, struct kv_cache *cache, const struct batch 
               c->hidden_size, eps);
     run_group(f, index, GROUP_QKV, b->qkv, f->ld_qkv, b->attention_input, f->ld_hidden, n, false,
               b->saved);
-    ops->store(e, &a, cache, batch, b->qkv, f->ld_qkv, b->q);
-    if (ops->attention(e, &a, cache, batch, b->q, b->attention_output, f->ld_heads) != 0)
+    if (ops->attention(e, &a, cache, batch, b->qkv, f->ld_qkv, b->attention_output, f->ld_heads) !=
+        0)
         return -1;
     run_group(f, index, GROUP_OUTPUT, f->h, f->ld_hidden, b->attention_output, f->ld_heads, n, true,
               b->saved);

@@ -23,7 +23,6 @@
 struct layer_buffers {
     void *attention_input;  /* elements [rows, ld_hidden]: RMSNorm(h) */
     float *qkv;             /* [rows, ld_qkv] */
-    void *q;                /* [kv heads, rows, group, key_k] rotated, 4 bytes each (engine.h) */
     void *attention_output; /* elements [rows, ld_heads] */
     void *ffn_input;        /* elements [rows, ld_hidden] */
     float *gate_up;         /* [rows, ld_gate_up] */

@@ -120,7 +120,6 @@ static void place_all(struct pass *pass, struct block *block)
     pass->work.head_x0 = take(block, n_block, f->ld_hidden * size);
     *common = (struct layer_buffers){0};
     common->attention_input = take(block, n, f->ld_hidden * size);
-    common->q = take(block, n, c->n_heads * round_up(c->head_dim, KERNEL_K_STEP) * sizeof(float));
     common->attention_output = take(block, n, f->ld_heads * size);
     /* Sites that read their inputs backward find both when a layer is run again. */
     common->ffn_input = pass->adapter && pass->adapter->ops->needs_input
@@ -171,13 +170,16 @@ size_t pass_bytes(const struct model *model, const struct adapter *adapter,
     struct pass pass;
     struct block block = {0};
     const struct model_config *c = &model->config;
+    struct kv_cache cache;
 
     describe(&pass, (struct model *)model, adapter, options);
     place_all(&pass, &block);
-    const size_t key_values =
-        2 * c->n_layers * c->n_kv_heads * c->head_dim * element_size(model->engine.kv_element);
+    forward_cache_create(&cache, model);
+    const size_t page =
+        c->n_layers * c->n_kv_heads * cache.head_elements * element_size(cache.element);
+    kv_cache_free(&cache);
     return block.used + adapter_scratch_bytes(adapter, options->max_rows) +
-           options->max_rows * key_values;
+           page * round_up((options->max_rows + KV_PAGE - 1) / KV_PAGE, KV_SLAB_PAGES);
 }
 
 /* Transposes of what gradients flow through, in the model's order. */
@@ -222,7 +224,6 @@ struct pass *pass_create(struct model *model, const struct adapter *adapter,
     pass->row_position = malloc(n * sizeof *pass->row_position);
     pass->row_keys = malloc(n * sizeof *pass->row_keys);
     pass->runs = malloc(n * sizeof *pass->runs);
-    pass->row_runs = malloc(n * sizeof *pass->row_runs);
     place_all(pass, &block);
     /* Pages that no row reaches cost nothing. */
     char *memory =
@@ -232,7 +233,7 @@ struct pass *pass_create(struct model *model, const struct adapter *adapter,
         pass->memory_bytes = block.used;
     }
     if (!pass->layers || !pass->ids || !pass->row_sequence || !pass->row_position ||
-        !pass->row_keys || !pass->runs || !pass->row_runs || !pass->memory) {
+        !pass->row_keys || !pass->runs || !pass->memory) {
         error_set("no memory for a pass of %zu tokens (%zu MiB): use smaller micro-batches, or "
                   "recompute layers",
                   n, block.used >> 20);
@@ -277,7 +278,6 @@ void pass_free(struct pass *pass)
     free(pass->row_position);
     free(pass->row_keys);
     free(pass->runs);
-    free(pass->row_runs);
     free(pass->sequences);
     free(pass->copies);
     free(pass->batches);
@@ -538,11 +538,9 @@ int pass_batch_describe(struct pass *pass, const struct pass_batch *b, struct ba
                                    .first_position = (size_t)pass->row_position[row],
                                    .pages = pass->sequences[sequence].pages};
         pass->runs[n_runs - 1].n_rows++;
-        pass->row_runs[i] = (int32_t)(n_runs - 1);
     }
     *batch = (struct batch){.n_rows = b->n_rows,
                             .ids = pass->ids + b->first_row,
-                            .row_runs = pass->row_runs,
                             .runs = pass->runs,
                             .n_runs = n_runs,
                             .copies = pass->staged,

@@ -72,7 +72,6 @@ struct pass {
     struct pass_batch *batches;
     size_t n_batches, batches_capacity;
     struct batch_run *runs;    /* [max_rows] */
-    int32_t *row_runs;         /* [max_rows] */
     struct batch_copy *staged; /* [copies_capacity]: a batch's copies side by side */
     size_t staged_capacity;
 };

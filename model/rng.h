@@ -3,6 +3,7 @@
 /* Counter-based random numbers (Philox 4x32-10, Random123): a number is a function of its key and
  * counter, so the same on any rank, thread and batch. Salmon et al., SC'11. */
 #include <Random123/philox.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* 128 random bits for (seed; stream, index). */
@@ -25,6 +26,21 @@ static inline uint64_t rng_key(uint64_t key, uint64_t index)
 {
     const philox4x32_ctr_t out = rng_block(key, index, 0x6b6579);
     return (uint64_t)out.v[0] | (uint64_t)out.v[1] << 32;
+}
+
+/* order [n] becomes 0 .. n - 1 of which the first n_first are drawn at random without replacement
+ * (Fisher and Yates), for (seed; stream). n_first n: a random permutation. */
+static inline void rng_order(uint64_t seed, uint64_t stream, size_t *order, size_t n,
+                             size_t n_first)
+{
+    for (size_t i = 0; i < n; i++)
+        order[i] = i;
+    for (size_t i = 0; i < n_first; i++) {
+        const double u = (double)rng_uniform(seed, stream, i);
+        const size_t j = i + (size_t)(u * (double)(n - i)), kept = order[i];
+        order[i] = order[j];
+        order[j] = kept;
+    }
 }
 
 #endif

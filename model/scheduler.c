@@ -56,7 +56,7 @@ struct scheduler {
     bool has_pending, exhausted;
     size_t held_tokens, most_held; /* by active sequences; the most so far */
     /* the batch being planned, all [chunk] or [batch] */
-    int32_t *ids, *row_runs;
+    int32_t *ids;
     struct batch_run *runs;
     struct batch_copy *copies;
     size_t n_rows, n_runs, n_copies;
@@ -266,7 +266,6 @@ static int plan_rows(struct scheduler *s, size_t index, size_t n)
     for (; q->n_planned < end; q->n_planned++) {
         const size_t position = q->n_planned;
         s->ids[s->n_rows] = q->tokens[position];
-        s->row_runs[s->n_rows] = (int32_t)s->n_runs;
         if (needs_output(q, position)) {
             s->outputs[s->n_outputs] = (struct output){index, position};
             s->output_rows[s->n_outputs] = (int32_t)s->n_rows;
@@ -545,7 +544,6 @@ static int scheduler_create(struct scheduler *s)
         return -1;
     s->active = calloc(o->batch, sizeof *s->active);
     s->ids = malloc(o->chunk * sizeof *s->ids);
-    s->row_runs = malloc(o->chunk * sizeof *s->row_runs);
     s->runs = malloc((o->chunk + 1) * sizeof *s->runs);
     s->copies = malloc((o->batch + 1) * sizeof *s->copies);
     s->outputs = malloc(o->chunk * sizeof *s->outputs);
@@ -554,8 +552,8 @@ static int scheduler_create(struct scheduler *s)
     s->logit_rows = malloc(o->chunk * sizeof *s->logit_rows);
     s->results = malloc(o->chunk * sizeof *s->results);
     s->scratch = malloc(s->model->config.vocab_size * sizeof *s->scratch);
-    if (!s->active || !s->ids || !s->row_runs || !s->runs || !s->copies || !s->outputs ||
-        !s->output_rows || !s->targets || !s->logit_rows || !s->results || !s->scratch)
+    if (!s->active || !s->ids || !s->runs || !s->copies || !s->outputs || !s->output_rows ||
+        !s->targets || !s->logit_rows || !s->results || !s->scratch)
         return error_set("no memory for a batch of %zu requests", o->batch);
     return 0;
 }
@@ -570,7 +568,6 @@ static void scheduler_destroy(struct scheduler *s)
     forward_free(&s->forward);
     free(s->active);
     free(s->ids);
-    free(s->row_runs);
     free(s->runs);
     free(s->copies);
     free(s->outputs);
@@ -589,7 +586,6 @@ static int step(struct scheduler *s)
     if (s->n_rows > 0) {
         const struct batch batch = {.n_rows = s->n_rows,
                                     .ids = s->ids,
-                                    .row_runs = s->row_runs,
                                     .runs = s->runs,
                                     .n_runs = s->n_runs,
                                     .copies = s->copies,

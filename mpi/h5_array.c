@@ -1,5 +1,7 @@
 #include "mpi/h5_array.h"
 
+#include <stdlib.h>
+
 #include "mpi/error.h"
 #include "mpi/h5.h"
 
@@ -119,4 +121,36 @@ int h5_get_floats(hid_t group, const char *name, float *values, size_t n_rows, s
 int h5_get_doubles(hid_t group, const char *name, double *values, size_t n_rows, size_t n_columns)
 {
     return get(group, name, H5T_NATIVE_DOUBLE, values, n_rows, n_columns);
+}
+
+double *h5_numbers(hid_t group, const char *name, size_t *n)
+{
+    struct h5_quiet quiet;
+    hsize_t length = 0;
+    double *values = NULL;
+
+    h5_quiet_begin(&quiet);
+    hid_t dataset =
+        H5Lexists(group, name, H5P_DEFAULT) > 0 ? H5Dopen2(group, name, H5P_DEFAULT) : (hid_t)-1;
+    hid_t type = dataset >= 0 ? H5Dget_type(dataset) : -1;
+    hid_t space = dataset >= 0 ? H5Dget_space(dataset) : -1;
+    const H5T_class_t class = type >= 0 ? H5Tget_class(type) : H5T_NO_CLASS;
+    if ((class == H5T_FLOAT || class == H5T_INTEGER || class == H5T_ENUM) && space >= 0 &&
+        H5Sget_simple_extent_ndims(space) == 1 &&
+        H5Sget_simple_extent_dims(space, &length, NULL) == 1 && is_stored(dataset, type, length, 1))
+        values = malloc(((size_t)length + 1) * sizeof *values);
+    if (values && length > 0 &&
+        H5Dread(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0) {
+        free(values);
+        values = NULL;
+    }
+    if (space >= 0)
+        H5Sclose(space);
+    if (type >= 0)
+        H5Tclose(type);
+    if (dataset >= 0)
+        H5Dclose(dataset);
+    h5_quiet_end(&quiet);
+    *n = values ? (size_t)length : 0;
+    return values;
 }

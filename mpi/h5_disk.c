@@ -140,6 +140,21 @@ done:
     return file;
 }
 
+hid_t h5_disk_reopen(const char *path, size_t n_bytes)
+{
+    char bytes[32];
+    int fd = open(path, O_RDWR | O_CLOEXEC), reason = fd < 0 ? errno : reserve(fd, n_bytes);
+
+    if (fd >= 0)
+        close(fd);
+    if (reason) {
+        text_bytes(bytes, sizeof bytes, (double)n_bytes);
+        return error_set("%s: cannot be written, it needs %s: %s", path, bytes, strerror(reason));
+    }
+    const hid_t file = open_to_write(path);
+    return file < 0 ? (hid_t)error_set("%s: HDF5 cannot open its own file again", path) : file;
+}
+
 int h5_disk_close(hid_t file, const char *path, bool sync)
 {
     struct h5_quiet quiet;

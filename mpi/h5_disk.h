@@ -13,6 +13,10 @@
  * nothing is left. */
 hid_t h5_disk_create(const char *path, size_t n_bytes);
 
+/* Opens a closed one again to go on, with room for n_bytes in all. Negative with error_set; the
+ * file stays. */
+hid_t h5_disk_reopen(const char *path, size_t n_bytes);
+
 /* Closes it, gives back room that was not used, and with `sync` waits until the bytes are on the
  * disk. The caller has closed every object of the file. 0, or -1 with error_set; then the file is
  * removed. */

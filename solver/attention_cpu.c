@@ -8,25 +8,47 @@
  *   p_j = exp(s_j - m')
  *   l   = c l + sum_j p_j,   o = c o + sum_j p_j v_j,   m = m'
  *
- * and o / l at the end. Where the products are made in bf16, rows go in as a high and a low part
- * (split_rows): rounding q and p to bf16 costs more of a model's accuracy than rounding its
- * weights' inputs. Pages begin at absolute positions, and a page that is masked altogether changes
- * nothing (m' = m, c = 1, p = 0), so a row's bits depend on its sequence alone. */
+ * and o / l at the end. Rows are f32 whatever the pages hold; tiles, which multiply bf16 alone,
+ * take them as a high and a low part (split_rows): rounding q and p to bf16 costs more of a model's
+ * accuracy than rounding its weights' inputs. Pages begin at absolute positions, and a page that is
+ * masked altogether changes nothing (m' = m, c = 1, p = 0), so a row's bits depend on its sequence
+ * alone.
+ *
+ * A run whose pages no other run of the batch looks at stores its keys and values where it attends
+ * (attention_internal.h): the lines it writes are the ones it reads next. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mpi/error.h"
-#include "solver/engine_cpu_internal.h"
+#include "solver/attention_internal.h"
 
 enum {
     MAX_QUERIES = 48, /* query rows (tokens x heads of a group) worked on together */
-    ROPE_PART = ENGINE_MAX_HEAD_DIM + KERNEL_K_STEP,
-    STORE_GRAIN = 1 << 14,     /* qkv elements, and */
-    ATTENTION_GRAIN = 1 << 16, /* multiply-adds, below which other threads are not woken */
+    PARTS = 8,        /* of the work, for each thread: what it costs is known only roughly */
+    ATTENTION_GRAIN = 1 << 16, /* multiply-adds below which other threads are not woken */
 };
 
-/* ---- keys and values into their pages ------------------------------------------------------- */
+/* Some query rows of one run and one key/value head. Row i is head i % group of token
+ * first_row + i / group. */
+struct item {
+    const struct batch_run *run;
+    size_t head, first, n;
+    bool stores;      /* the run's keys and values, first */
+    const void *next; /* a page that will be read after these, or NULL */
+};
+
+/* What an item works in. */
+struct scratch {
+    _Alignas(64) float q[MAX_QUERIES * ENGINE_MAX_HEAD_DIM]; /* [n, key_k] */
+    _Alignas(64) float s[MAX_QUERIES * KV_PAGE];
+    _Alignas(64) float o[MAX_QUERIES * ENGINE_MAX_HEAD_DIM]; /* [n, head_dim padded to 16] */
+    float m[MAX_QUERIES], l[MAX_QUERIES], c[MAX_QUERIES];
+    /* high and low parts, for tiles */
+    _Alignas(64) uint16_t q_high[MAX_QUERIES * ENGINE_MAX_HEAD_DIM];
+    _Alignas(64) uint16_t q_low[MAX_QUERIES * ENGINE_MAX_HEAD_DIM];
+    _Alignas(64) uint16_t p_high[MAX_QUERIES * KV_PAGE], p_low[MAX_QUERIES * KV_PAGE];
+};
 
 /* x [n] as high = bf16(x) and low = bf16(x - high), which together hold 16 bits of each number. */
 static void split_rows(const struct engine *e, uint16_t *high, uint16_t *low, float *x, size_t n)
@@ -37,322 +59,249 @@ static void split_rows(const struct engine *e, uint16_t *high, uint16_t *low, fl
     e->math->to_bf16(low, x, n);
 }
 
-/* Key of one position: column `offset` of the page's key panels; the padding up to key_k is zero.
- */
-static void store_key(const struct kv_cache *cache, void *page, size_t offset, const float *key)
+static void gather_queries(const struct attention_call *call, const struct item *item,
+                           struct scratch *w)
 {
-    const size_t panel = offset / KERNEL_COLUMNS * cache->key_k * KERNEL_COLUMNS;
-    const size_t column = offset % KERNEL_COLUMNS;
-    if (cache->element == ELEMENT_F32) {
-        float *to = (float *)page + panel + column;
-        for (size_t i = 0; i < cache->key_k; i++)
-            to[i * KERNEL_COLUMNS] = i < cache->head_dim ? key[i] : 0;
-    } else {
-        uint16_t *to = (uint16_t *)page + panel + column * 2;
-        for (size_t i = 0; i < cache->key_k; i++)
-            to[i / 2 * 2 * KERNEL_COLUMNS + (i & 1)] =
-                i < cache->head_dim ? bf16_from_f32(key[i]) : 0;
+    const struct attention_layer *a = call->a;
+    const size_t d = a->head_dim, key_k = call->cache->key_k, group = a->n_heads / a->n_kv_heads;
+
+    for (size_t i = 0; i < item->n; i++) {
+        const size_t token = (item->first + i) / group, head = (item->first + i) % group;
+        const float *qkv = call->qkv + (item->run->first_row + token) * call->ldqkv;
+        rotate_head(call->e, a, w->q + i * key_k,
+                    qkv + a->q_offset + (item->head * group + head) * d, a->q_norm,
+                    item->run->first_position + token);
+        memset(w->q + i * key_k + d, 0, (key_k - d) * sizeof *w->q);
     }
+    if (call->cache->form == KV_TILES)
+        split_rows(call->e, w->q_high, w->q_low, w->q, item->n * key_k);
 }
 
-/* Value of one position: row `offset` (the K index) of the page's value panels. */
-static void store_value(const struct kv_cache *cache, void *page, size_t offset, const float *value)
+/* Scores against a page become weights: masked, scaled, exponentiated; c, the factors on what was
+ * summed before. */
+static void softmax_page(const struct attention_call *call, const struct item *item,
+                         struct scratch *w, size_t first_key)
 {
-    const size_t stride = KV_PAGE * KERNEL_COLUMNS;
-    if (cache->element == ELEMENT_F32) {
-        float *to = (float *)page + cache->key_elements + offset * KERNEL_COLUMNS;
-        for (size_t i = 0; i < cache->head_dim; i++)
-            to[i / KERNEL_COLUMNS * stride + i % KERNEL_COLUMNS] = value[i];
-    } else {
-        uint16_t *to =
-            (uint16_t *)page + cache->key_elements + offset / 2 * 2 * KERNEL_COLUMNS + (offset & 1);
-        for (size_t i = 0; i < cache->head_dim; i++)
-            to[i / KERNEL_COLUMNS * stride + i % KERNEL_COLUMNS * 2] = bf16_from_f32(value[i]);
-    }
-}
-
-/* A product with a page's values runs over all 64 positions, with weight zero where nothing is
- * stored yet: those must hold numbers. */
-static void clear_values(const struct kv_cache *cache, void *page)
-{
-    const size_t size = element_size(cache->element);
-    memset((char *)page + cache->key_elements * size, 0,
-           (cache->head_elements - cache->key_elements) * size);
-}
-
-static void store_row(const struct engine *e, const struct attention_layer *a,
-                      const struct kv_cache *cache, const struct batch *batch, size_t row,
-                      const float *qkv, void *q)
-{
-    const struct batch_run *run = &batch->runs[batch->row_runs[row]];
-    const size_t position = run->first_position + (row - run->first_row);
-    const size_t offset = position % KV_PAGE, d = a->head_dim;
+    const struct attention_layer *a = call->a;
     const size_t group = a->n_heads / a->n_kv_heads;
-    const size_t low = a->n_heads * batch->n_rows * cache->key_k; /* from high parts to low ones */
-    float x[ROPE_PART];
 
-    for (size_t h = 0; h < a->n_kv_heads; h++) {
-        void *page = kv_head_page(cache, run->pages[position / KV_PAGE], a->layer, h);
-        if (offset == 0)
-            clear_values(cache, page);
-        rotate_head(e, a, x, qkv + a->k_offset + h * d, a->k_norm, position);
-        store_key(cache, page, offset, x);
-        store_value(cache, page, offset, qkv + a->v_offset + h * d);
-        for (size_t j = 0; j < group; j++) {
-            rotate_head(e, a, x, qkv + a->q_offset + (h * group + j) * d, a->q_norm, position);
-            memset(x + d, 0, (cache->key_k - d) * sizeof *x);
-            const size_t to = ((h * batch->n_rows + row) * group + j) * cache->key_k;
-            if (cache->element == ELEMENT_F32)
-                memcpy((float *)q + to, x, cache->key_k * sizeof *x);
-            else
-                split_rows(e, (uint16_t *)q + to, (uint16_t *)q + low + to, x, cache->key_k);
-        }
+    for (size_t i = 0; i < item->n; i++) {
+        const size_t position = item->run->first_position + (item->first + i) / group;
+        const size_t low = a->window && position + 1 > a->window ? position + 1 - a->window : 0;
+        const size_t from = low > first_key ? low - first_key : 0;
+        const size_t to = position + 1 > first_key ? position + 1 - first_key : 0;
+        w->c[i] = call->e->math->softmax_step(w->s + i * KV_PAGE, a->scale,
+                                              from < KV_PAGE ? from : KV_PAGE,
+                                              to < KV_PAGE ? to : KV_PAGE, &w->m[i], &w->l[i]);
     }
 }
 
-static void copy_positions(const struct kv_cache *cache, const char *from, char *to, size_t n)
+/* One page by page_product, with f32 rows. */
+static void attend_page(const struct attention_call *call, const struct item *item,
+                        struct scratch *w, const char *page, size_t first_key, size_t n_keys,
+                        const char *next)
 {
-    const size_t size = element_size(cache->element);
-    /* Elements of neighbouring k that lie together: pairs in bf16. */
-    const size_t pair = cache->element == ELEMENT_F32 ? 1 : 2;
-    const size_t key_panel = cache->key_k * KERNEL_COLUMNS * size;
-    const size_t line = KERNEL_COLUMNS * pair * size;
-    const size_t n_whole = n / KERNEL_COLUMNS, rest = n % KERNEL_COLUMNS;
+    const struct kv_cache *cache = call->cache;
+    const size_t values = cache->key_elements * element_size(cache->element);
+    const size_t k = round_up(call->a->head_dim, 2), width = cache->value_columns;
 
-    memcpy(to, from, n_whole * key_panel);
-    for (size_t k = 0; rest > 0 && k < cache->key_k / pair; k++)
-        memcpy(to + n_whole * key_panel + k * line, from + n_whole * key_panel + k * line,
-               rest * pair * size);
-    for (size_t p = 0; p < cache->value_panels; p++) {
-        const size_t at = (cache->key_elements + p * KV_PAGE * KERNEL_COLUMNS) * size;
-        memcpy(to + at, from + at, n / pair * line);
-        if (n % pair)
-            for (size_t c = 0; c < KERNEL_COLUMNS; c++)
-                memcpy(to + at + n / pair * line + c * pair * size,
-                       from + at + n / pair * line + c * pair * size, size);
-    }
+    call->e->page_product(w->s, KV_PAGE, w->q, cache->key_k, item->n, page, KV_PAGE,
+                          round_up(n_keys, KERNEL_COLUMNS), k, NULL, next);
+    softmax_page(call, item, w, first_key);
+    call->e->page_product(w->o, width, w->s, KV_PAGE, item->n, page + values, width, width,
+                          round_up(n_keys, 2), w->c, next ? next + values : NULL);
 }
 
-struct store_job {
-    const struct engine *e;
-    const struct attention_layer *a;
-    const struct kv_cache *cache;
-    const struct batch *batch;
-    const float *qkv;
-    size_t ldqkv;
-    void *q;
-};
-
-/* A page's first row clears its values before the rows after it are stored, so one thread takes all
- * rows of a run. */
-static void store_run(void *arg, size_t index, int thread)
+/* One page by the tile kernels, with rows in two parts. */
+static void attend_page_tiles(const struct attention_call *call, const struct item *item,
+                              struct scratch *w, const char *page, size_t first_key, size_t n_keys)
 {
-    const struct store_job *j = arg;
-    const struct batch_run *run = &j->batch->runs[index];
-    (void)thread;
-    for (size_t r = run->first_row; r < run->first_row + run->n_rows; r++)
-        store_row(j->e, j->a, j->cache, j->batch, r, j->qkv + r * j->ldqkv, j->q);
+    const struct kv_cache *cache = call->cache;
+    kernel_product *const product = call->e->kv_kernels->product;
+    const size_t n = item->n, key_k = cache->key_k, ldo = cache->value_panels * KERNEL_COLUMNS;
+    const size_t key_stride = key_k * KERNEL_COLUMNS, value_stride = KV_PAGE * KERNEL_COLUMNS;
+    const size_t n_panels = (n_keys + KERNEL_COLUMNS - 1) / KERNEL_COLUMNS;
+    const size_t k = round_up(n_keys, KERNEL_K_STEP);
+    const void *values = page + cache->key_elements * sizeof(uint16_t);
+
+    product(w->s, KV_PAGE, w->q_high, key_k, n, page, key_stride, n_panels, key_k, false);
+    product(w->s, KV_PAGE, w->q_low, key_k, n, page, key_stride, n_panels, key_k, true);
+    softmax_page(call, item, w, first_key);
+    for (size_t i = 0; i < n; i++)
+        if (w->c[i] != 1.0f)
+            call->e->math->scale(w->o + i * ldo, w->c[i], ldo);
+    split_rows(call->e, w->p_high, w->p_low, w->s, n * KV_PAGE);
+    product(w->o, ldo, w->p_high, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
+    product(w->o, ldo, w->p_low, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
 }
 
-void attention_cpu_store(const struct engine *e, const struct attention_layer *a,
-                         struct kv_cache *cache, const struct batch *batch, const float *qkv,
-                         size_t ldqkv, void *q)
-{
-    for (size_t i = 0; i < batch->n_copies; i++)
-        for (size_t h = 0; h < a->n_kv_heads; h++)
-            clear_values(cache, kv_head_page(cache, batch->copies[i].to, a->layer, h));
-    struct store_job job = {e, a, cache, batch, qkv, ldqkv, q};
-    if (batch->n_rows * ldqkv < STORE_GRAIN)
-        for (size_t i = 0; i < batch->n_runs; i++)
-            store_run(&job, i, 0);
-    else
-        team_run(e->team, store_run, &job, batch->n_runs);
-    for (size_t i = 0; i < batch->n_copies; i++) {
-        const struct batch_copy *copy = &batch->copies[i];
-        for (size_t h = 0; h < a->n_kv_heads; h++)
-            copy_positions(cache, kv_head_page(cache, copy->from, a->layer, h),
-                           kv_head_page(cache, copy->to, a->layer, h), copy->n_positions);
-    }
-}
-
-/* ---- attention ------------------------------------------------------------------------------- */
-
-/* Some query rows of one run and one key/value head. Row i is head i % group of token
- * first_row + i / group. */
-struct attention_item {
-    const struct batch_run *run;
-    size_t head, first, n;
-};
-
-/* Scores of one row against one page become weights: masks, scales, exponentiates, and rescales
- * what was summed before. Returns the factor on the earlier sums. */
-static float softmax_step(const struct engine *e, const struct attention_layer *a, float *s,
-                          size_t first_key, size_t position, float *m, float *l)
-{
-    const size_t low = a->window && position + 1 > a->window ? position + 1 - a->window : 0;
-    size_t from = low > first_key ? low - first_key : 0;
-    size_t to = position + 1 > first_key ? position + 1 - first_key : 0;
-    if (from > KV_PAGE)
-        from = KV_PAGE;
-    if (to > KV_PAGE)
-        to = KV_PAGE;
-    if (from >= to) {
-        memset(s, 0, KV_PAGE * sizeof *s);
-        return 1.0f;
-    }
-    e->math->scale(s, a->scale, KV_PAGE);
-    for (size_t i = 0; i < from; i++)
-        s[i] = -INFINITY;
-    for (size_t i = to; i < KV_PAGE; i++)
-        s[i] = -INFINITY;
-    const float largest = fmaxf(*m, e->math->max(s, KV_PAGE));
-    float correction = 1.0f;
-    if (largest > *m) {
-        const float shift = *m - largest;
-        e->math->exp(&correction, &shift, 1);
-        *m = largest;
-    }
-    *l = *l * correction + e->math->exp_sum(s, s, largest, KV_PAGE);
-    return correction;
-}
-
-static void attend(const struct engine *e, const struct attention_layer *a,
-                   const struct kv_cache *cache, const struct batch *batch, const void *q,
-                   void *out, size_t ldo, const struct attention_item *item)
+/* Stores the run's rows that belong to the page at first_key: now, when it is on its way. */
+static void store_page(const struct attention_call *call, const struct item *item, size_t first_key)
 {
     const struct batch_run *run = item->run;
-    const size_t group = a->n_heads / a->n_kv_heads, size = element_size(cache->element);
-    const size_t ldv = cache->value_panels * KERNEL_COLUMNS, n = item->n;
-    const size_t first_token = item->first / group, last_token = (item->first + n - 1) / group;
-    const char *rows =
-        (const char *)q +
-        ((item->head * batch->n_rows + run->first_row) * group + item->first) * cache->key_k * size;
-    const char *low_rows = rows + a->n_heads * batch->n_rows * cache->key_k * size;
-    const bool split = cache->element == ELEMENT_BF16;
-    kernel_product *const product = e->kv_kernels->product;
-    _Alignas(64) float s[MAX_QUERIES * KV_PAGE];
-    _Alignas(64) float o[MAX_QUERIES * ENGINE_MAX_HEAD_DIM];
-    _Alignas(64) uint16_t p_high[MAX_QUERIES * KV_PAGE], p_low[MAX_QUERIES * KV_PAGE];
-    float m[MAX_QUERIES], l[MAX_QUERIES];
+    const size_t before = first_key > run->first_position ? first_key - run->first_position : 0;
+    const size_t end = first_key + KV_PAGE - run->first_position;
+    attention_store_rows(call, run, item->head, before, end < run->n_rows ? end : run->n_rows);
+}
 
-    for (size_t i = 0; i < n; i++) {
-        m[i] = -INFINITY;
-        l[i] = 0;
+static void attend(const struct attention_call *call, const struct item *item)
+{
+    const struct attention_layer *a = call->a;
+    const struct kv_cache *cache = call->cache;
+    const struct batch_run *run = item->run;
+    const size_t group = a->n_heads / a->n_kv_heads,
+                 ldo = cache->value_panels * cache->value_columns;
+    struct scratch w;
+
+    gather_queries(call, item, &w);
+    for (size_t i = 0; i < item->n; i++) {
+        w.m[i] = -INFINITY;
+        w.l[i] = 0;
     }
-    memset(o, 0, n * ldv * sizeof *o);
-    const size_t earliest = run->first_position + first_token;
-    const size_t latest = run->first_position + last_token;
+    memset(w.o, 0, item->n * ldo * sizeof *w.o);
+    const size_t earliest = run->first_position + item->first / group;
+    const size_t latest = run->first_position + (item->first + item->n - 1) / group;
     const size_t low = a->window && earliest + 1 > a->window ? earliest + 1 - a->window : 0;
     for (size_t b = low / KV_PAGE; b <= latest / KV_PAGE; b++) {
         const char *page = kv_head_page(cache, run->pages[b], a->layer, item->head);
         const size_t first_key = b * KV_PAGE;
-        /* Panels and positions past the last row's own are left out: zero weights add nothing. */
+        /* Positions past the last row's own are left out: zero weights add nothing. */
         const size_t n_keys = latest + 1 - first_key < KV_PAGE ? latest + 1 - first_key : KV_PAGE;
-        const size_t n_panels = (n_keys + KERNEL_COLUMNS - 1) / KERNEL_COLUMNS;
-        const size_t k = (n_keys + KERNEL_K_STEP - 1) / KERNEL_K_STEP * KERNEL_K_STEP;
-        const size_t key_stride = cache->key_k * KERNEL_COLUMNS;
-        const size_t value_stride = KV_PAGE * KERNEL_COLUMNS;
-        const void *values = page + cache->key_elements * size;
-        product(s, KV_PAGE, rows, cache->key_k, n, page, key_stride, n_panels, cache->key_k, false);
-        if (split)
-            product(s, KV_PAGE, low_rows, cache->key_k, n, page, key_stride, n_panels, cache->key_k,
-                    true);
-        for (size_t i = 0; i < n; i++) {
-            const size_t position = run->first_position + (item->first + i) / group;
-            const float c = softmax_step(e, a, s + i * KV_PAGE, first_key, position, &m[i], &l[i]);
-            if (c != 1.0f)
-                e->math->scale(o + i * ldv, c, ldv);
-        }
-        if (split) {
-            split_rows(e, p_high, p_low, s, n * KV_PAGE);
-            product(o, ldv, p_high, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
-            product(o, ldv, p_low, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
-        } else {
-            product(o, ldv, s, KV_PAGE, n, values, value_stride, cache->value_panels, k, true);
-        }
+        if (item->stores && first_key + KV_PAGE > run->first_position)
+            store_page(call, item, first_key);
+        if (cache->form == KV_TILES)
+            attend_page_tiles(call, item, &w, page, first_key, n_keys);
+        else
+            attend_page(call, item, &w, page, first_key, n_keys,
+                        b < latest / KV_PAGE
+                            ? kv_head_page(cache, run->pages[b + 1], a->layer, item->head)
+                            : item->next);
     }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < item->n; i++) {
         const size_t token = run->first_row + (item->first + i) / group;
         const size_t head = item->head * group + (item->first + i) % group;
-        const size_t at = token * ldo + head * a->head_dim;
-        e->math->scale(o + i * ldv, 1.0f / l[i], a->head_dim);
-        if (e->element == ELEMENT_F32)
-            memcpy((float *)out + at, o + i * ldv, a->head_dim * sizeof(float));
-        else
-            e->math->to_bf16((uint16_t *)out + at, o + i * ldv, a->head_dim);
+        call->e->math->scale(w.o + i * ldo, 1.0f / w.l[i], a->head_dim);
+        to_elements(call->e, call->out, token * call->ldo + head * a->head_dim, w.o + i * ldo,
+                    a->head_dim);
     }
 }
 
-struct attention_job {
-    const struct engine *e;
-    const struct attention_layer *a;
-    const struct kv_cache *cache;
-    const struct batch *batch;
-    const void *q;
-    void *out;
-    size_t ldo;
+/* ---- items and threads ----------------------------------------------------------------------- */
+
+struct job {
+    const struct attention_call *call;
+    const bool *early;   /* [n_runs] */
     size_t *first_items; /* [n_runs + 1]: items before each run */
+    size_t *work;        /* [n_runs + 1]: query rows times keys before each run, about */
+    size_t n_parts;
 };
 
 /* Items of a run: blocks of query rows, by key/value heads. */
-static size_t blocks_of(const struct attention_layer *a, const struct batch_run *run)
+static size_t items_of(const struct attention_layer *a, const struct batch_run *run)
 {
     const size_t n_queries = run->n_rows * (a->n_heads / a->n_kv_heads);
-    return (n_queries + MAX_QUERIES - 1) / MAX_QUERIES;
+    return (n_queries + MAX_QUERIES - 1) / MAX_QUERIES * a->n_kv_heads;
 }
 
-static void run_items(void *arg, size_t first, size_t end, int thread)
+/* The run whose [starts[run], starts[run + 1]) holds `value`, which is below starts[n]. */
+static size_t run_at(const size_t *starts, size_t n, size_t value)
 {
-    const struct attention_job *j = arg;
-    const size_t group = j->a->n_heads / j->a->n_kv_heads;
-    size_t low = 0, high = j->batch->n_runs;
-    (void)thread;
-
-    while (high - low > 1) { /* the run that item `first` is in */
+    size_t low = 0, high = n;
+    while (high - low > 1) {
         const size_t middle = (low + high) / 2;
-        if (j->first_items[middle] <= first)
+        if (starts[middle] <= value)
             low = middle;
         else
             high = middle;
     }
-    for (size_t i = first; i < end; i++) {
-        while (i >= j->first_items[low + 1])
-            low++;
-        const struct batch_run *run = &j->batch->runs[low];
-        const size_t index = i - j->first_items[low], n_queries = run->n_rows * group;
-        const size_t at = index / j->a->n_kv_heads * MAX_QUERIES;
-        const struct attention_item item = {run, index % j->a->n_kv_heads, at,
-                                            n_queries - at < MAX_QUERIES ? n_queries - at
-                                                                         : MAX_QUERIES};
-        attend(j->e, j->a, j->cache, j->batch, j->q, j->out, j->ldo, &item);
+    return low;
+}
+
+/* Items before part `part`, by work. */
+static size_t part_start(const struct job *j, size_t part)
+{
+    const size_t n_runs = j->call->batch->n_runs, total = j->work[n_runs];
+    const size_t target = total / j->n_parts * part + total % j->n_parts * part / j->n_parts;
+
+    if (part == j->n_parts || total == 0)
+        return part == 0 ? 0 : j->first_items[n_runs];
+    const size_t run = run_at(j->work, n_runs, target);
+    const size_t n_items = j->first_items[run + 1] - j->first_items[run];
+    const size_t run_work = j->work[run + 1] - j->work[run];
+    return j->first_items[run] + n_items * (target - j->work[run]) / run_work;
+}
+
+static void run_part(void *arg, size_t part, int thread)
+{
+    const struct job *j = arg;
+    const struct attention_call *call = j->call;
+    const struct attention_layer *a = call->a;
+    const struct batch *batch = call->batch;
+    const size_t group = a->n_heads / a->n_kv_heads, end = part_start(j, part + 1);
+    size_t i = part_start(j, part), r = run_at(j->first_items, batch->n_runs, i);
+    (void)thread;
+
+    for (; i < end; i++) {
+        while (i >= j->first_items[r + 1])
+            r++;
+        const struct batch_run *run = &batch->runs[r];
+        const size_t index = i - j->first_items[r], n_queries = run->n_rows * group;
+        const size_t first = index / a->n_kv_heads * MAX_QUERIES, left = n_queries - first;
+        const size_t head = index % a->n_kv_heads;
+        struct item item = {
+            run, head, first, left < MAX_QUERIES ? left : MAX_QUERIES, !j->early[r] && first == 0,
+            NULL};
+        if (head + 1 < a->n_kv_heads)
+            item.next = kv_head_page(call->cache, run->pages[0], a->layer, head + 1);
+        else if (r + 1 < batch->n_runs)
+            item.next = kv_head_page(call->cache, run[1].pages[0], a->layer, 0);
+        attend(call, &item);
     }
 }
 
 int attention_cpu_run(const struct engine *e, const struct attention_layer *a,
-                      const struct kv_cache *cache, const struct batch *batch, const void *q,
-                      void *out, size_t ldo)
+                      struct kv_cache *cache, const struct batch *batch, const float *qkv,
+                      size_t ldqkv, void *out, size_t ldo)
 {
+    const struct attention_call call = {e, a, cache, batch, qkv, ldqkv, out, ldo};
     const size_t size = element_size(e->element), width = a->n_heads * a->head_dim;
-    struct attention_job job = {e, a, cache, batch, q, out, ldo, NULL};
+    const size_t n_runs = batch->n_runs;
+    size_t *counts = malloc(2 * (n_runs + 1) * sizeof *counts);
+    bool *early = malloc((n_runs + 1) * sizeof *early);
+    int status = -1;
 
-    job.first_items = malloc((batch->n_runs + 1) * sizeof *job.first_items);
-    if (!job.first_items)
-        return error_set("no memory for the attention of %zu sequences", batch->n_runs);
+    if (!counts || !early) {
+        error_set("no memory for the attention of %zu sequences", n_runs);
+        goto done;
+    }
+    struct job job = {&call, early, counts, counts + n_runs + 1, 1};
+    size_t n_items = 0, work = 0, n_early = attention_mark_early(&call, early);
+    for (size_t i = 0; i < n_runs; i++) {
+        const struct batch_run *run = &batch->runs[i];
+        const size_t n = items_of(a, run);
+        job.first_items[i] = n_items;
+        job.work[i] = work;
+        n_items += n;
+        work += run->n_rows * a->n_heads * (run->first_position + run->n_rows);
+        if (n > a->n_kv_heads && !early[i]) { /* later blocks need what the first would store */
+            early[i] = true;
+            n_early++;
+        }
+    }
+    job.first_items[n_runs] = n_items;
+    job.work[n_runs] = work;
+    if (n_early > 0)
+        attention_store_early(&call, early);
     if (ldo > width)
         for (size_t r = 0; r < batch->n_rows; r++)
             memset((char *)out + (r * ldo + width) * size, 0, (ldo - width) * size);
-    size_t n = 0, work = 0; /* query rows times keys, about */
-    for (size_t i = 0; i < batch->n_runs; i++) {
-        const struct batch_run *run = &batch->runs[i];
-        job.first_items[i] = n;
-        n += blocks_of(a, run) * a->n_kv_heads;
-        work += run->n_rows * a->n_heads * (run->first_position + run->n_rows);
-    }
-    job.first_items[batch->n_runs] = n;
-    if (work * a->head_dim < ATTENTION_GRAIN)
-        run_items(&job, 0, n, 0);
-    else
-        team_ranges(e->team, run_items, &job, n, 1);
-    free(job.first_items);
-    return 0;
+    const size_t most = PARTS * (size_t)team_size(e->team);
+    if (work * a->head_dim >= ATTENTION_GRAIN && team_size(e->team) > 1)
+        job.n_parts = n_items < most ? n_items : most;
+    team_run(e->team, run_part, &job, job.n_parts);
+    status = 0;
+done:
+    free(counts);
+    free(early);
+    return status;
 }

@@ -17,6 +17,7 @@
 #include "solver/engine_product.h"
 #include "solver/kernels.h"
 #include "solver/kv_cache.h"
+#include "solver/page_product.h"
 #include "solver/team.h"
 #include "solver/vecmath.h"
 
@@ -40,8 +41,7 @@ struct batch_copy {
 /* The tokens of one forward pass. */
 struct batch {
     size_t n_rows;
-    const int32_t *ids;      /* [n_rows] */
-    const int32_t *row_runs; /* [n_rows]: index of the row's run */
+    const int32_t *ids; /* [n_rows] */
     const struct batch_run *runs;
     size_t n_runs;
     const struct batch_copy *copies;
@@ -86,17 +86,13 @@ struct engine_ops {
                     size_t n_rows, const struct matrix *m, const float *bias, bool accumulate);
 
     /* Takes a batch's qkv f32 [n_rows, ldqkv]: normalises (optional) and rotates queries and keys,
-     * stores keys and values in the cache, carries out the batch's page copies, and leaves the
-     * queries in q, elements [n_kv_heads, n_rows, n_heads / n_kv_heads, key_k]. */
-    void (*store)(const struct engine *e, const struct attention_layer *a, struct kv_cache *cache,
-                  const struct batch *batch, const float *qkv, size_t ldqkv, void *q);
-
-    /* out elements [n_rows, ldo]: each head's softmax(scale q k^T) v, heads side by side, columns
+     * stores keys and values in the cache and carries out the batch's page copies. Then out
+     * elements [n_rows, ldo]: each head's softmax(scale q k^T) v, heads side by side, columns
      * after n_heads * head_dim zero. Online softmax over pages, first to last. -1 when out of
      * memory. */
     int (*attention)(const struct engine *e, const struct attention_layer *a,
-                     const struct kv_cache *cache, const struct batch *batch, const void *q,
-                     void *out, size_t ldo);
+                     struct kv_cache *cache, const struct batch *batch, const float *qkv,
+                     size_t ldqkv, void *out, size_t ldo);
 
     /* x elements [n_rows, ldx] = silu(gate) * up, from gate_up f32 [n_rows, ldg] with gate in
      * columns 0 .. width and up from up_offset on. Columns width .. ldx become 0. */
@@ -117,10 +113,11 @@ struct engine {
     enum isa isa;
     struct team *team; /* owned; NULL: one thread */
     const struct kernels *kernels;
-    /* Keys and values may be held in another type than weights: in f32 unless tiles make bf16 pay
-     * (below AMX, bf16 products are f32 ones with an unpacking step). */
-    enum element kv_element;
+    /* How keys and values are held, and what multiplies them: page_product with f32 rows, or
+     * kv_kernels (KV_TILES) with bf16 rows in two parts. */
+    enum kv_form kv_form;
     const struct kernels *kv_kernels;
+    page_product *page_product;
     const struct vecmath *math;
 };
 
@@ -128,17 +125,20 @@ struct engine {
  * started. */
 int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads);
 void engine_free(struct engine *e);
-/* Chooses the keys' and values' type, before a cache is made (for tests of both). */
-void engine_set_kv_element(struct engine *e, enum element element);
+/* How an engine of these holds keys and values unless told otherwise. */
+enum kv_form engine_kv_form(enum element element, enum isa isa);
+/* Chooses how keys and values are held, before a cache is made (for tests of each). */
+void engine_set_kv_form(struct engine *e, enum kv_form form);
+
+/* What the bits of this engine's sums depend on, to be recorded with results: the products' order
+ * (kernels.h), and "/kv16" where bf16 keys and values meet f32 rows. */
+const char *engine_order(enum element element, enum isa isa);
 
 enum { ENGINE_MAX_HEAD_DIM = 256 };
 
-/* The CPU table's attention half (attention_cpu.c). */
-void attention_cpu_store(const struct engine *e, const struct attention_layer *a,
-                         struct kv_cache *cache, const struct batch *batch, const float *qkv,
-                         size_t ldqkv, void *q);
+/* The CPU table's attention (attention_cpu.c). */
 int attention_cpu_run(const struct engine *e, const struct attention_layer *a,
-                      const struct kv_cache *cache, const struct batch *batch, const void *q,
-                      void *out, size_t ldo);
+                      struct kv_cache *cache, const struct batch *batch, const float *qkv,
+                      size_t ldqkv, void *out, size_t ldo);
 
 #endif

@@ -203,11 +203,17 @@ static const struct engine_ops cpu_ops = {
     .embed = cpu_embed,
     .norm = cpu_norm,
     .product = cpu_product,
-    .store = attention_cpu_store,
     .attention = attention_cpu_run,
     .swiglu = cpu_swiglu,
     .head = cpu_head,
 };
+
+/* Tiles multiply bf16 alone; elsewhere f32 rows cost no more than bf16 ones, and bf16 pages are
+ * read in half the time of f32 ones. */
+enum kv_form engine_kv_form(enum element element, enum isa isa)
+{
+    return element == ELEMENT_F32 ? KV_F32 : isa >= ISA_AMX ? KV_TILES : KV_BF16;
+}
 
 int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads)
 {
@@ -216,17 +222,24 @@ int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int 
                          .isa = isa,
                          .kernels = kernels_find(element, isa),
                          .math = vecmath_find(isa)};
-    engine_set_kv_element(e,
-                          element == ELEMENT_BF16 && isa >= ISA_AMX ? ELEMENT_BF16 : ELEMENT_F32);
+    engine_set_kv_form(e, engine_kv_form(element, isa));
     if (n_threads > 1 && !(e->team = team_create(n_threads)))
         return -1;
     return 0;
 }
 
-void engine_set_kv_element(struct engine *e, enum element element)
+void engine_set_kv_form(struct engine *e, enum kv_form form)
 {
-    e->kv_element = element;
-    e->kv_kernels = kernels_find(element, e->isa);
+    e->kv_form = form;
+    e->kv_kernels = kernels_find(kv_form_element(form), e->isa);
+    e->page_product = page_product_find(kv_form_element(form), e->isa);
+}
+
+const char *engine_order(enum element element, enum isa isa)
+{
+    const char *order = kernels_find(element, isa)->order;
+    return engine_kv_form(element, isa) == KV_BF16 && strcmp(order, "dot2") == 0 ? "dot2/kv16"
+                                                                                  : order;
 }
 
 void engine_free(struct engine *e)

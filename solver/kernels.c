@@ -8,7 +8,7 @@
 
 #include "solver/kernels_internal.h"
 
-/* The f32 order in plain C: one chain of fused multiply-adds. */
+/* The f32 order in plain C: chains of fused multiply-adds. */
 static void product_f32_plain(float *y, size_t ldy, const void *x, size_t ldx, size_t n_rows,
                               const void *panels, size_t stride, size_t n_panels, size_t k,
                               bool accumulate)
@@ -16,14 +16,17 @@ static void product_f32_plain(float *y, size_t ldy, const void *x, size_t ldx, s
     const float *rows = x, *w = panels;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t p = 0; p < n_panels; p++) {
-            float sum[KERNEL_COLUMNS] = {0};
-            for (size_t i = 0; i < k; i++)
-                for (size_t c = 0; c < KERNEL_COLUMNS; c++)
-                    sum[c] =
-                        fmaf(rows[r * ldx + i], w[p * stride + i * KERNEL_COLUMNS + c], sum[c]);
             float *out = y + r * ldy + p * KERNEL_COLUMNS;
-            for (size_t c = 0; c < KERNEL_COLUMNS; c++)
-                out[c] = accumulate ? out[c] + sum[c] : sum[c];
+            for (size_t i0 = 0; i0 < k; i0 += KERNEL_F32_CHAIN) {
+                const size_t i1 = k - i0 < KERNEL_F32_CHAIN ? k : i0 + KERNEL_F32_CHAIN;
+                float sum[KERNEL_COLUMNS] = {0};
+                for (size_t i = i0; i < i1; i++)
+                    for (size_t c = 0; c < KERNEL_COLUMNS; c++)
+                        sum[c] =
+                            fmaf(rows[r * ldx + i], w[p * stride + i * KERNEL_COLUMNS + c], sum[c]);
+                for (size_t c = 0; c < KERNEL_COLUMNS; c++)
+                    out[c] = accumulate || i0 > 0 ? out[c] + sum[c] : sum[c];
+            }
         }
 }
 

@@ -15,23 +15,25 @@
  * The order of additions along K is fixed, from first to last, so a row's result has the same bits
  * whatever rows stand beside it:
  *
- *   f32, every ISA      one chain of fused multiply-adds from +0 over k = 0, 1, ...
+ *   f32, every ISA      chains of fused multiply-adds from +0 over KERNEL_F32_CHAIN elements each,
+ *                       their sums added up in y one after the other: short chains round less
+ *                       (docs/training.md; one chain over a vocabulary was off by 1e-4)
  *   bf16 below AMX      the order of vdpbf16ps: per pair, the product of the odd element is added,
  *                       then the even one (products are exact in f32; denormal inputs and results
  *                       count as zero), one chain from +0
  *   bf16 on AMX         the order of tdpbf16ps: per 32 elements, two chains from +0 over the even
  *                       and the odd k, their sum added to the accumulator, denormals as zero
  *
- * The finished sum is stored, or added once to what y holds (accumulate; for bf16 denormals count
- * as zero there too). The plain C kernels follow the same orders and are the reference twins that
- * tests compare bits with. */
+ * The finished sum (f32: the first chain's) is stored, or added to what y holds (accumulate; for
+ * bf16 denormals count as zero there too). The plain C kernels follow the same orders and are the
+ * reference twins that tests compare bits with. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "solver/cpu.h"
 
-enum { KERNEL_COLUMNS = 16, KERNEL_K_STEP = 32 };
+enum { KERNEL_COLUMNS = 16, KERNEL_K_STEP = 32, KERNEL_F32_CHAIN = 128 };
 
 /* The smallest multiple of step that holds n: sizes padded to KERNEL_COLUMNS or KERNEL_K_STEP. */
 static inline size_t round_up(size_t n, size_t step)

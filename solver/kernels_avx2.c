@@ -40,6 +40,7 @@ static inline void convert_bf16(float *to, const uint16_t *from, size_t k)
 #define BLOCK_X_STEP 1
 #define BLOCK_CONVERT convert_f32
 #define BLOCK_STEP_K 1
+#define BLOCK_CHAIN KERNEL_F32_CHAIN
 #define BLOCK_FLUSH 0
 #define BLOCK_ROWS_MAX 6
 #define BLOCK_PANELS(rows) ((rows) > 3 ? 1u : 2u)
@@ -63,6 +64,7 @@ static inline void convert_bf16(float *to, const uint16_t *from, size_t k)
 #define BLOCK_X_STEP 1
 #define BLOCK_CONVERT convert_bf16
 #define BLOCK_STEP_K 2
+#define BLOCK_CHAIN 0
 #define BLOCK_FLUSH 1
 #define BLOCK_ROWS_MAX 6
 #define BLOCK_PANELS(rows) ((rows) > 3 ? 1u : 2u)

@@ -40,6 +40,7 @@ static inline void convert_bf16(float *to, const uint16_t *from, size_t k)
 #define BLOCK_X_STEP 1
 #define BLOCK_CONVERT convert_f32
 #define BLOCK_STEP_K 1
+#define BLOCK_CHAIN KERNEL_F32_CHAIN
 #define BLOCK_FLUSH 0
 #define BLOCK_ROWS_MAX 12
 #define BLOCK_PANELS(rows) ((rows) > 6 ? 2u : 4u)
@@ -65,6 +66,7 @@ enum { PITCH_F32 = CHUNK_K + 16 };
 #define BLOCK_X_STEP 1
 #define BLOCK_CONVERT convert_bf16
 #define BLOCK_STEP_K 2
+#define BLOCK_CHAIN 0
 #define BLOCK_FLUSH 1
 #define BLOCK_ROWS_MAX 12
 #define BLOCK_PANELS(rows) ((rows) > 8 ? 2u : (rows) > 4 ? 3u : 4u)

@@ -28,6 +28,7 @@ static inline void copy_pairs(int *to, const uint16_t *from, size_t k)
 #define BLOCK_X_STEP 2
 #define BLOCK_CONVERT copy_pairs
 #define BLOCK_STEP_K 2
+#define BLOCK_CHAIN 0
 #define BLOCK_FLUSH 1 /* vdpbf16ps always flushes; this is for the addition to y */
 #define BLOCK_ROWS_MAX 12
 #define BLOCK_PANELS(rows) ((rows) > 6 ? 2u : 4u)

@@ -6,15 +6,21 @@
 
 #include "mpi/error.h"
 
-int kv_cache_create(struct kv_cache *cache, enum element element, size_t n_layers,
-                    size_t n_kv_heads, size_t head_dim)
+int kv_cache_create(struct kv_cache *cache, enum kv_form form, size_t n_layers, size_t n_kv_heads,
+                    size_t head_dim)
 {
-    *cache = (struct kv_cache){
-        .element = element, .n_layers = n_layers, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
-    cache->key_k = round_up(head_dim, KERNEL_K_STEP);
-    cache->value_panels = round_up(head_dim, KERNEL_COLUMNS) / KERNEL_COLUMNS;
+    const size_t width = round_up(head_dim, KERNEL_COLUMNS);
+    *cache = (struct kv_cache){.form = form,
+                               .element = kv_form_element(form),
+                               .n_layers = n_layers,
+                               .n_kv_heads = n_kv_heads,
+                               .head_dim = head_dim,
+                               .key_k = round_up(head_dim, KERNEL_K_STEP),
+                               .key_columns = form == KV_TILES ? KERNEL_COLUMNS : KV_PAGE,
+                               .value_columns = form == KV_TILES ? KERNEL_COLUMNS : width};
+    cache->value_panels = width / cache->value_columns;
     cache->key_elements = KV_PAGE * cache->key_k;
-    cache->head_elements = cache->key_elements + cache->value_panels * KV_PAGE * KERNEL_COLUMNS;
+    cache->head_elements = cache->key_elements + width * KV_PAGE;
     return 0;
 }
 
@@ -27,6 +33,7 @@ void kv_cache_free(struct kv_cache *cache)
     free(cache->slabs);
     free(cache->references);
     free(cache->free_pages);
+    free(cache->writers);
     memset(cache, 0, sizeof *cache);
 }
 
@@ -49,12 +56,15 @@ static int add_slab(struct kv_cache *cache)
     int32_t *free_pages = realloc(cache->free_pages, n_pages * sizeof *free_pages);
     if (free_pages)
         cache->free_pages = free_pages;
+    int32_t *writers = realloc(cache->writers, n_pages * sizeof *writers);
+    if (writers)
+        cache->writers = writers;
     const size_t huge = (size_t)2 << 20, alignment = bytes >= huge ? huge : 64;
     void *slab = aligned_alloc(alignment, round_up(bytes, alignment));
     /* Pages of a batch lie all over the slabs: small pages of memory would cost a miss each. */
     if (slab && alignment == huge)
         madvise(slab, round_up(bytes, alignment), MADV_HUGEPAGE);
-    if (!slabs || !references || !free_pages || !slab) {
+    if (!slabs || !references || !free_pages || !writers || !slab) {
         free(slab);
         return error_set("no memory for %zu more tokens of key/value cache (%zu MiB): use a "
                          "smaller batch",
@@ -65,6 +75,7 @@ static int add_slab(struct kv_cache *cache)
     for (size_t i = KV_SLAB_PAGES; i-- > 0;) {
         const size_t page = cache->n_slabs * KV_SLAB_PAGES + i;
         cache->references[page] = 0;
+        cache->writers[page] = -1;
         cache->free_pages[cache->n_free++] = (int32_t)page;
     }
     cache->n_slabs++;

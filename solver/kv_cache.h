@@ -3,9 +3,14 @@
 /* Keys and values of past tokens, in pages of 64 positions that sequences may share.
  *
  * A page holds, for every layer and key/value head, the keys and values of 64 consecutive absolute
- * positions, already packed as panels for the product kernels (solver/kernels.h): scores are
- * q [rows, head_dim] times key panels (16 positions wide, K = head_dim), outputs are p [rows, 64]
- * times value panels (16 dimensions wide, K = positions). Because pages begin at multiples of 64, a
+ * positions, packed as the two right-hand sides of attention: scores are q [rows, head_dim] times
+ * keys [head_dim, 64 positions], outputs are p [rows, 64] times values [64 positions, head_dim].
+ * Each is cut into panels of some columns, over all of its K; within a panel
+ *
+ *   f32    [k][columns]             bf16    [k/2][columns][2]
+ *
+ * KV_F32 and KV_BF16 have one panel each, for page_product.h; KV_TILES has bf16 panels of 16
+ * columns, for the tile kernels (solver/kernels.h). Because pages begin at multiples of 64, a
  * key's block depends on its position alone, so that chunks, shared prefixes, prefill and decoding
  * give the same bits.
  *
@@ -17,22 +22,33 @@
 
 enum { KV_PAGE = 64, KV_SLAB_PAGES = 16 };
 
+enum kv_form { KV_F32, KV_BF16, KV_TILES };
+
+static inline enum element kv_form_element(enum kv_form form)
+{
+    return form == KV_F32 ? ELEMENT_F32 : ELEMENT_BF16;
+}
+
 struct kv_cache {
-    enum element element;
+    enum kv_form form;
+    enum element element; /* the form's */
     size_t n_layers, n_kv_heads, head_dim;
     size_t key_k;         /* head_dim padded to KERNEL_K_STEP: K of the key panels */
-    size_t value_panels;  /* panels of 16 that hold head_dim */
-    size_t key_elements;  /* of one head's page: 4 panels * key_k * 16 */
+    size_t key_columns;   /* of a key panel: positions */
+    size_t value_columns; /* of a value panel: dimensions */
+    size_t value_panels;  /* that hold head_dim */
+    size_t key_elements;  /* of one head's page: key_k * 64 */
     size_t head_elements; /* keys and values of one head's page */
     void **slabs;         /* each KV_SLAB_PAGES pages, [page][layer][head] */
     size_t n_slabs;
     int32_t *references; /* per page; 0: free */
     int32_t *free_pages; /* a stack */
     size_t n_free;
+    int32_t *writers; /* attention's: per page, the run of its batch that writes there; -1 */
 };
 
-int kv_cache_create(struct kv_cache *cache, enum element element, size_t n_layers,
-                    size_t n_kv_heads, size_t head_dim);
+int kv_cache_create(struct kv_cache *cache, enum kv_form form, size_t n_layers, size_t n_kv_heads,
+                    size_t head_dim);
 void kv_cache_free(struct kv_cache *cache);
 
 /* A page with one reference; -1 with error_set when out of memory. Its contents are unspecified

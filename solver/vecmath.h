@@ -30,6 +30,11 @@ struct vecmath {
     float (*sum_squares)(const float *x, size_t n);
     /* y = e^(x - shift); returns the sum of y */
     float (*exp_sum)(float *y, const float *x, float shift, size_t n);
+    /* One step of an online softmax over 64 scores (Milakov and Gimelshein 2018): those at from ..
+     * to - 1 times scale are x, the others masked. m' = max(m, x), s = e^(x - m'), masked 0, and
+     * *l = *l c + sum of s with c = e^(m - m'), in the order above; *m = m'. Returns c, exactly 1
+     * where m' = m or all are masked. */
+    float (*softmax_step)(float *s, float scale, size_t from, size_t to, float *m, float *l);
     /* y = gate * sigmoid(gate) * up, as (gate / (1 + e^-gate)) * up */
     void (*silu_mul)(float *y, const float *gate, const float *up, size_t n);
     /* y = bf16(x), as bf16_from_f32 */

@@ -6,6 +6,7 @@
 #include "mpi/error.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
+#include "train/state_text.h"
 #include "train/train_result.h"
 
 bool train_state_is_file(const char *path)
@@ -21,6 +22,19 @@ bool train_state_is_file(const char *path)
     h5_quiet_end(&quiet);
     free(kind);
     return is;
+}
+
+void state_text_print(const char *settings, FILE *out)
+{
+    fputs("\n  settings\n", out);
+    for (const char *line = settings; *line;) {
+        const size_t length = strcspn(line, "\n");
+        fputs("    ", out);
+        for (size_t i = 0; i < length; i++)
+            putc((unsigned char)line[i] < 0x20 || line[i] == 0x7f ? '?' : line[i], out);
+        putc('\n', out);
+        line += length + (line[length] == '\n');
+    }
 }
 
 int train_state_describe(const char *path, FILE *out)
@@ -54,15 +68,7 @@ int train_state_describe(const char *path, FILE *out)
                 (long long)best_step, n_validations);
     if (n_rollbacks > 0)
         fprintf(out, "  rollbacks    %lld\n", (long long)n_rollbacks);
-    fputs("\n  settings\n", out);
-    for (const char *line = settings; *line;) {
-        const size_t length = strcspn(line, "\n");
-        fputs("    ", out);
-        for (size_t i = 0; i < length; i++)
-            putc((unsigned char)line[i] < 0x20 || line[i] == 0x7f ? '?' : line[i], out);
-        putc('\n', out);
-        line += length + (line[length] == '\n');
-    }
+    state_text_print(settings, out);
     status = 0;
 done:
     free(settings);

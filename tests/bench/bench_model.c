@@ -1,19 +1,24 @@
 /* bench_model MODEL [--dtype D] [--isa LEVEL] [--threads N] [--chunk N]
- *             [--prompt P --decode N --batch B] [--score SxT] [--load]
+ *             [--prompt P --decode N --batch B] [--phases 1] [--score SxT] [--load]
  *
  * Times the model alone, on random tokens:
  *   decode   B sequences, P prompt tokens each, N new ones: tokens/s of the new ones
+ *   phases   where the steps of that decoding spend their time, and what share of a step the matrix
+ *            products alone would take: before every step the products of a whole step are run
+ *            alone, so that both sides see the same machine. Medians over the steps.
  *   score    S sequences of T tokens, log-probabilities of all: tokens/s
  *   load     seconds from opening the file to the first token */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "model/model.h"
+#include "model/model_internal.h"
 #include "model/scheduler.h"
+#include "mpi/clock.h"
 #include "mpi/error.h"
+#include "tests/bench/phases.h"
 
 struct work {
     int32_t *tokens;
@@ -22,13 +27,6 @@ struct work {
     double first, last; /* when the first tokens were there, and the last */
     size_t n_tokens;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static bool next(void *context, struct request *r)
 {
@@ -48,7 +46,7 @@ static void token(void *context, const struct request *r, int32_t id)
     struct work *w = context;
     (void)r;
     (void)id;
-    w->last = now();
+    w->last = clock_seconds();
     if (++w->n_tokens == w->n) /* each sequence has its first: from here on, only decoding */
         w->first = w->last;
 }
@@ -80,6 +78,7 @@ int main(int argc, char **argv)
     struct model_options options = {ELEMENT_BF16, cpu_best_isa(), 2};
     struct scheduler_options scheduling = scheduler_defaults();
     size_t prompt = 64, decode = 0, batch = 1, n_score = 0, score_length = 0;
+    bool with_phases = false;
 
     if (argc < 2) {
         fprintf(stderr, "usage: bench_model MODEL [options]; see the source's head\n");
@@ -101,23 +100,29 @@ int main(int argc, char **argv)
             decode = (size_t)atol(value);
         else if (strcmp(name, "--batch") == 0)
             batch = (size_t)atol(value);
+        else if (strcmp(name, "--phases") == 0)
+            with_phases = atoi(value) != 0;
         else if (strcmp(name, "--score") == 0 &&
                  sscanf(value, "%zux%zu", &n_score, &score_length) != 2)
             return 2;
     }
-    const double start = now();
+    const double start = clock_seconds();
     struct checkpoint *ck = checkpoint_open(argv[1]);
     struct model *model = ck ? model_load(ck, &options) : NULL;
     checkpoint_free(ck);
     if (!model)
         return fprintf(stderr, "bench_model: %s\n", error_message()), 1;
-    printf("load seconds %.3f\n", now() - start);
+    printf("load seconds %.3f\n", clock_seconds() - start);
     struct scheduler_stats stats;
     int status = 0;
     if (decode > 0) {
         struct work w = {.n = batch, .length = prompt, .max_new = decode};
         scheduling.batch = batch;
+        if (with_phases && phases_begin(model, batch, decode) != 0)
+            return fprintf(stderr, "bench_model: no memory\n"), 1;
         status = run(model, &w, &scheduling, &stats);
+        if (with_phases)
+            phases_end(model);
         printf("decode batch %zu tokens/s %.1f\n", batch,
                (double)(w.n_tokens - w.n) / (w.last - w.first));
         printf("generate batch %zu tokens/s %.1f\n", batch,

@@ -123,8 +123,9 @@ contains "... and its pieces" "$out" "lora_A"
 contains "the record has the adapter's own defaults" "$(h5dump -a options b.h5)" "modules = qv"
 
 # ---- stopped and resumed ------------------------------------------------------------------------
-long=(--factors f.h5 --modules all --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
+settings=(--modules all --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
     --validate-every 10 --valid-limit 10)
+long=("${settings[@]}" --factors f.h5)
 t2 train "$mini" "${long[@]}" --out whole.h5 --resume
 check "--resume begins where there is nothing to resume" "$code" -eq 0
 t2 train "$mini" "${long[@]}" --out whole.h5 --resume
@@ -136,10 +137,12 @@ contains "... unless the settings are others" "$err" "it has 'rate = 0.002', thi
 is_under_way() {
     [ "$(wc -l 2>/dev/null <part.log || echo 0)" -ge "$1" ] || { [[ " ${long[*]} " = *" next-token "* ]] && [ -e part.h5.state ]; }
 }
+# Runs "${long[@]}", which leave $whole when nobody interferes.
+whole=whole.h5
 stop_and_resume() { # stop_and_resume "statement" SIGNAL ranks options...
     local statement=$1 signal=$2 n=$3 tries=0 pid
     shift 3
-    rm -f part.h5 part.h5.state part.log
+    rm -f part.h5 part.h5.state part.log part.factors.h5
     "$T2_MPIRUN" --oversubscribe --bind-to none -n "$n" "$T2_BINARY" train "$mini" "${long[@]}" "$@" --out part.h5 "${log[@]}" >/dev/null 2>stop.err &
     pid=$!
     # Until a few steps, of eight answers each, are done.
@@ -161,7 +164,7 @@ stop_and_resume() { # stop_and_resume "statement" SIGNAL ranks options...
     fi
     ranks $((n % 3 + 1)) train "$mini" "${long[@]}" --out part.h5 --resume
     check "... it goes on, on other ranks" "$code" -eq 0
-    same "... to the same bits" whole.h5 part.h5
+    same "... to the same bits" $whole part.h5
     check "... and the state is gone" ! -e part.h5.state
 }
 log=(--rollout-log part.log)
@@ -169,7 +172,7 @@ stop_and_resume "SIGTERM" TERM 2
 stop_and_resume "kill -9 of a rank" KILL 3 --checkpoint-every 1
 stop_and_resume "kill -9 of a rank without checkpoints" KILL 2 --checkpoint-every 1000000
 
-svf=("${long[@]}")
+whole=other.h5
 for kind in lora dora ia3; do
     objective=next-token
     log=()
@@ -182,11 +185,19 @@ for kind in lora dora ia3; do
     fi
     long=(--adapter "$kind" --objective "$objective" --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
         --validate-every 10 --valid-limit 10)
-    t2 train "$mini" "${long[@]}" --out whole.h5
+    t2 train "$mini" "${long[@]}" --out $whole
     stop_and_resume "$kind: SIGTERM" TERM 2 --checkpoint-every 1
     stop_and_resume "$kind: kill -9 of a rank" KILL 3 --checkpoint-every 1
 done
-long=("${svf[@]}")
+log=(--rollout-log part.log)
+long=("${settings[@]}" --dtype f32 --parametrisation sigmoid)
+whole=scratch.h5
+t2 train "$mini" "${long[@]}" --out $whole
+check "f32 trains from scratch" "$code" -eq 0
+for n in 2 3; do
+    stop_and_resume "f32 from scratch, kill -9 of one of $n ranks" KILL $n
+done
+long=("${settings[@]}" --factors f.h5)
 
 "$T2_BINARY" train "$mini" "${long[@]}" --out part.h5 --checkpoint-every 1 >/dev/null 2>stop.err &
 pid=$!
@@ -204,6 +215,10 @@ if [ "$code" -ne 0 ]; then
     contains "... and --resume is named" "$err" "--resume"
     t2 train "$mini" "${long[@]}" --seed 4 --out part.h5 --resume
     contains "other settings are refused with the line" "$err" "it has 'seed = 3', this run has 'seed = 4'"
+    cp -r "$mini" changed
+    sed -i '7s/[0-9]/7/g' changed/data/add/train.jsonl
+    t2 train "$mini" "${long[@]}" --task changed/tasks/add.ini --out part.h5 --resume
+    contains "changed data are refused" "$err" "it has 'training_data = rows with the digest "
     cp part.h5.state keep
     head -c 3000 keep >part.h5.state
     t2 train "$mini" "${long[@]}" --out part.h5 --resume

@@ -15,7 +15,7 @@ static inline int run_logits(struct model *model, const int32_t *ids, size_t n, 
     const size_t max_rows = chunk < n ? chunk : n, n_pages = n / KV_PAGE + 1;
     struct forward f = {0};
     struct kv_cache cache = {0};
-    int32_t *pages = malloc(n_pages * sizeof *pages), *zeros = calloc(n, sizeof *zeros);
+    int32_t *pages = malloc(n_pages * sizeof *pages);
     int32_t *rows = malloc(n * sizeof *rows);
     struct head_result *results = malloc(n * sizeof *results);
     float *padded = NULL;
@@ -33,7 +33,7 @@ static inline int run_logits(struct model *model, const int32_t *ids, size_t n, 
         const size_t n_rows = n - first < max_rows ? n - first : max_rows;
         const struct batch_run run = {.n_rows = n_rows, .first_position = first, .pages = pages};
         const struct batch batch = {
-            .n_rows = n_rows, .ids = ids + first, .row_runs = zeros, .runs = &run, .n_runs = 1};
+            .n_rows = n_rows, .ids = ids + first, .runs = &run, .n_runs = 1};
         if (forward_run(&f, &cache, &batch) != 0 ||
             forward_head(&f, rows, n_rows, NULL, results, padded) != 0)
             goto done;
@@ -45,7 +45,6 @@ done:
     forward_free(&f);
     kv_cache_free(&cache);
     free(pages);
-    free(zeros);
     free(rows);
     free(results);
     free(padded);

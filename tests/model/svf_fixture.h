@@ -72,13 +72,11 @@ static inline void svf_decompose(const struct module *m, const float *w, float *
     free(values);
 }
 
-/* Modules of the projections in `mask`, in layers first_layer and above. */
-static inline struct svf_fixture svf_fixture_open(const char *name, unsigned mask,
-                                                  size_t first_layer)
+/* Modules of the projections in `mask`, in layers first_layer and above, of the model in a folder.
+ */
+static inline struct svf_fixture svf_fixture_at(const char *path, unsigned mask, size_t first_layer)
 {
     struct svf_fixture s = {0};
-    char path[512];
-    snprintf(path, sizeof path, "%s/tiny/%s", T2_FIXTURES, name);
     s.ck = checkpoint_open(path);
     if (!s.ck)
         fail_msg("%s", error_message());
@@ -109,6 +107,15 @@ static inline struct svf_fixture svf_fixture_open(const char *name, unsigned mas
             svf_decompose(m, s.weights[i], s.factors[i], s.sigma[i]);
         }
     return s;
+}
+
+/* The same of a tiny model of tests/fixtures. */
+static inline struct svf_fixture svf_fixture_open(const char *name, unsigned mask,
+                                                  size_t first_layer)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/tiny/%s", T2_FIXTURES, name);
+    return svf_fixture_at(path, mask, first_layer);
 }
 
 static inline void svf_fixture_close(struct svf_fixture *s)

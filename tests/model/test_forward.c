@@ -92,14 +92,15 @@ static void logits_have_the_same_bits_however_they_are_computed(void **state)
         const struct tiny_sequence *sequence = &fixture.sequences[fixture.n_sequences - 1];
         for (int kind = 0; kind < 3; kind++) {
             /* weights and cache: f32 and f32, bf16 and f32, bf16 and bf16 */
-            const int element = kind > 0, kv_element = kind > 1;
+            const enum element element = kind > 0 ? ELEMENT_BF16 : ELEMENT_F32;
+            const enum kv_form form = kind > 1 ? KV_BF16 : KV_F32;
             float *first = NULL;
             const char *order = NULL;
             for (int isa = cpu_best_isa(); isa >= ISA_PLAIN; isa--)
                 for (int n_threads = 1; n_threads <= 2; n_threads++) {
-                    struct model *model = load(tiny_fixture_names[i], (enum element)element,
-                                               (enum isa)isa, n_threads);
-                    engine_set_kv_element(&model->engine, (enum element)kv_element);
+                    struct model *model =
+                        load(tiny_fixture_names[i], element, (enum isa)isa, n_threads);
+                    engine_set_kv_form(&model->engine, form);
                     const size_t bytes =
                         sequence->n_tokens * model->config.vocab_size * sizeof(float);
                     if (order && strcmp(order, model->engine.kernels->order) != 0) {
@@ -138,7 +139,7 @@ static void logits_in_tile_order_have_the_same_bits_in_any_chunks(void **state)
         const struct tiny_sequence *sequence = &fixture.sequences[fixture.n_sequences - 1];
         struct model *model = load(names[i], ELEMENT_BF16, ISA_PLAIN, 1);
         const size_t bytes = sequence->n_tokens * model->config.vocab_size * sizeof(float);
-        engine_set_kv_element(&model->engine, ELEMENT_BF16);
+        engine_set_kv_form(&model->engine, KV_TILES);
         float *before = logits_of(model, sequence, 512);
         model->engine.kernels = model->engine.kv_kernels = kernels_reference("tile32");
         float *first = logits_of(model, sequence, 512);

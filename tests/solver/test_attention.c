@@ -13,7 +13,7 @@
 #include "mpi/error.h"
 #include "solver/engine.h"
 
-enum { SEQUENCES = 4, MOST_TOKENS = 210, MOST_PAGES = 4, MOST_ROWS = SEQUENCES * MOST_TOKENS };
+enum { SEQUENCES = 4, MOST_TOKENS = 210, MOST_PAGES = 4 };
 
 struct sequence {
     size_t n, n_planned, n_pages;
@@ -24,12 +24,14 @@ struct sequence {
 
 struct shape {
     struct attention_layer layer;
-    enum element element, kv_element;
+    enum element element;
+    enum kv_form form;
     enum isa isa;
     int n_threads;
     size_t ld; /* of qkv */
 };
 
+static const char *const form_names[] = {"f32", "bf16", "tiles"};
 static uint32_t random_state = 5;
 
 static uint32_t random_below(uint32_t n)
@@ -54,7 +56,7 @@ static float *random_values(size_t n, float offset)
 
 static double rounded(const struct shape *s, double x)
 {
-    return s->kv_element == ELEMENT_F32 ? x : (double)f32_from_bf16(bf16_from_f32((float)x));
+    return s->form == KV_F32 ? x : (double)f32_from_bf16(bf16_from_f32((float)x));
 }
 
 /* x [head_dim] = a query or key, normalised and rotated */
@@ -124,9 +126,9 @@ static void check_run(const struct shape *s, const struct sequence *q, const str
     const struct attention_layer *a = &s->layer;
     const size_t d = a->head_dim;
     /* A product in bf16 of high and low parts has 16 bits of q and p; a bf16 output has 8. */
-    const double tolerance = s->element == ELEMENT_BF16      ? 1.0 / 256
-                             : s->kv_element == ELEMENT_BF16 ? 1e-3
-                                                             : 2e-5;
+    const double tolerance = s->element == ELEMENT_BF16 ? 1.0 / 256
+                             : s->form != KV_F32        ? 1e-3
+                                                        : 2e-5;
     double *keys = naive_keys(s, q);
     for (size_t r = 0; r < run->n_rows; r++) {
         const size_t at = (run->first_row + r) * ldo;
@@ -141,9 +143,8 @@ static void check_run(const struct shape *s, const struct sequence *q, const str
                 if (!(fabs(got - expected[i]) <= tolerance * (1 + fabs(expected[i]))))
                     fail_msg("heads %zu/%zu of %zu, window %zu, %s, isa %s: position %zu, head "
                              "%zu, element %zu is %g, not %g",
-                             a->n_heads, a->n_kv_heads, d, a->window,
-                             s->kv_element == ELEMENT_F32 ? "f32" : "bf16", isa_name(s->isa),
-                             run->first_position + r, h, i, got, expected[i]);
+                             a->n_heads, a->n_kv_heads, d, a->window, form_names[s->form],
+                             isa_name(s->isa), run->first_position + r, h, i, got, expected[i]);
             }
         }
         for (size_t i = a->n_heads * d; i < ldo; i++)
@@ -181,7 +182,6 @@ static size_t run_batch(const struct shape *s, const struct engine *e, struct kv
     struct batch_run runs[SEQUENCES];
     struct batch_copy copies[SEQUENCES];
     const struct sequence *owners[SEQUENCES];
-    int32_t row_runs[MOST_ROWS];
     size_t n_rows = 0, n_runs = 0, n_copies = 0;
 
     for (size_t i = 0; i < SEQUENCES; i++) {
@@ -194,8 +194,6 @@ static size_t run_batch(const struct shape *s, const struct engine *e, struct kv
         const size_t n = tokens_one_by_one ? 1 : 1 + random_below((uint32_t)left);
         while (q->n_pages * KV_PAGE < q->n_planned + n)
             q->pages[q->n_pages++] = kv_page_take(cache);
-        for (size_t r = 0; r < n; r++)
-            row_runs[n_rows + r] = (int32_t)n_runs;
         owners[n_runs] = q;
         runs[n_runs++] = (struct batch_run){n_rows, n, q->n_planned, q->pages};
         n_rows += n;
@@ -204,25 +202,18 @@ static size_t run_batch(const struct shape *s, const struct engine *e, struct kv
     if (n_rows == 0)
         return 0;
     float *qkv = malloc(n_rows * s->ld * sizeof *qkv);
-    void *q = malloc(n_rows * s->layer.n_heads * cache->key_k * sizeof(float));
     void *out = malloc(n_rows * ldo * sizeof(float));
-    assert_true(qkv && q && out);
+    assert_true(qkv && out);
     memset(out, 0x7f, n_rows * ldo * sizeof(float));
     for (size_t i = 0; i < n_runs; i++)
         memcpy(qkv + runs[i].first_row * s->ld, owners[i]->qkv + runs[i].first_position * s->ld,
                runs[i].n_rows * s->ld * sizeof *qkv);
-    const struct batch batch = {.n_rows = n_rows,
-                                .row_runs = row_runs,
-                                .runs = runs,
-                                .n_runs = n_runs,
-                                .copies = copies,
-                                .n_copies = n_copies};
-    e->ops->store(e, &s->layer, cache, &batch, qkv, s->ld, q);
-    assert_int_equal(e->ops->attention(e, &s->layer, cache, &batch, q, out, ldo), 0);
+    const struct batch batch = {
+        .n_rows = n_rows, .runs = runs, .n_runs = n_runs, .copies = copies, .n_copies = n_copies};
+    assert_int_equal(e->ops->attention(e, &s->layer, cache, &batch, qkv, s->ld, out, ldo), 0);
     for (size_t i = 0; i < n_runs; i++)
         check_run(s, owners[i], &runs[i], out, ldo);
     free(qkv);
-    free(q);
     free(out);
     return n_rows;
 }
@@ -234,9 +225,8 @@ static void check_shape(const struct shape *s)
     struct sequence sequences[SEQUENCES] = {{0}};
 
     assert_int_equal(engine_create_cpu(&e, s->element, s->isa, s->n_threads), 0);
-    engine_set_kv_element(&e, s->kv_element);
-    kv_cache_create(&cache, s->kv_element, s->layer.layer + 1, s->layer.n_kv_heads,
-                    s->layer.head_dim);
+    engine_set_kv_form(&e, s->form);
+    kv_cache_create(&cache, s->form, s->layer.layer + 1, s->layer.n_kv_heads, s->layer.head_dim);
     /* What was in a page before must not matter: fill one slab with NaN. */
     int32_t pages[KV_SLAB_PAGES];
     for (size_t i = 0; i < KV_SLAB_PAGES; i++)
@@ -283,7 +273,7 @@ static void attention_is_softmax_of_scores_times_values(void **state)
 
     for (int i = 0; i < TRIES; i++) {
         struct shape s = {.element = i % 3 == 0 ? ELEMENT_BF16 : ELEMENT_F32,
-                          .kv_element = i % 2 == 0 ? ELEMENT_BF16 : ELEMENT_F32,
+                          .form = (enum kv_form)(i / 2 % 3),
                           .isa = (enum isa)random_below((uint32_t)cpu_best_isa() + 1),
                           .n_threads = 1 + (int)random_below(3)};
         struct attention_layer *a = &s.layer;

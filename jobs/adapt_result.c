@@ -1,0 +1,307 @@
+#include "jobs/adapt_result.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "jobs/adapt_state.h"
+#include "mpi/error.h"
+#include "mpi/h5.h"
+#include "mpi/h5_array.h"
+#include "mpi/text.h"
+
+enum { MAX_ROWS = 4096 };
+
+static int put_attributes(hid_t file, const struct adapt_result *r)
+{
+    const struct fewshot *f = r->f;
+    const struct {
+        const char *name, *text;
+    } texts[] = {{"settings", r->settings},
+                 {"options", r->options},
+                 {"command_line", r->command_line},
+                 {"t2_version", T2_VERSION},
+                 {"cpu", r->cpu},
+                 {"isa", r->isa},
+                 {"dtype", r->dtype},
+                 {"started", r->started},
+                 {"task_text", r->task_text},
+                 {"adaptation", search_method_name(f->options.search.method)},
+                 {"per", r->per},
+                 {"mix", r->mix},
+                 {"objective", r->objective},
+                 {"shot_split", r->shots->items.task.split},
+                 {"test_split", r->test_split}};
+
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (texts[i].text && h5_put_text(file, texts[i].name, texts[i].text))
+            return -1;
+    return h5_put_int(file, "normalised", f->options.normalise) ||
+                   h5_put_int(file, "iterations", (int64_t)f->search.iteration) ||
+                   h5_put_real(file, "best", f->search.best_score.value) ||
+                   h5_put_real(file, "best_tie", f->search.best_score.tie) ||
+                   h5_put_int(file, "seed", r->seed) ||
+                   h5_put_int(file, "shots", (int64_t)r->shots->n) ||
+                   h5_put_int(file, "test_items", (int64_t)r->n_test) ||
+                   h5_put_int(file, "ranks", r->n_ranks) ||
+                   h5_put_int(file, "threads", r->n_threads) ||
+                   h5_put_real(file, "seconds", r->seconds)
+               ? -1
+               : 0;
+}
+
+/* The experts' names and files, the coefficients as used. */
+static int put_mixture(hid_t file, const struct adapt_result *r)
+{
+    const struct fewshot *f = r->f;
+    const struct expert_set *set = f->set;
+    const size_t n_groups = f->n_groups;
+    double *alpha = malloc((f->n + 1) * sizeof *alpha);
+    char(*names)[96] = malloc((n_groups + 1) * sizeof *names);
+    const char **texts = malloc((n_groups + set->n + 1) * sizeof *texts);
+    hid_t group = -1;
+    int status = -1;
+
+    if (!alpha || !names || !texts) {
+        error_set("out of memory");
+        goto done;
+    }
+    fewshot_coefficients(f, f->search.best, alpha);
+    if ((group = h5_group_create(file, "mixture")) < 0 ||
+        h5_column_texts(group, "experts", (const char *const *)set->names, set->n) ||
+        h5_put_doubles(group, "alpha", alpha, n_groups, set->n))
+        goto done;
+    for (size_t k = 0; k < set->n; k++)
+        texts[k] = set->experts[k].path;
+    if (h5_column_texts(group, "files", texts, set->n))
+        goto done;
+    for (size_t g = 0; g < n_groups; g++)
+        texts[g] = expert_set_group_name(set, f->options.per, g, names[g], sizeof names[g]);
+    if (h5_column_texts(group, "groups", texts, n_groups))
+        goto done;
+    status = 0;
+done:
+    if (group >= 0)
+        H5Gclose(group);
+    free(alpha);
+    free(names);
+    free(texts);
+    return status;
+}
+
+static int put_shots(hid_t file, const struct adapt_result *r)
+{
+    const size_t n = r->shots->n;
+    const char **ids = malloc((n + 1) * sizeof *ids);
+    int64_t *rows = malloc((n + 1) * sizeof *rows);
+    hid_t group = -1;
+    int status = -1;
+
+    if (!ids || !rows) {
+        error_set("out of memory");
+        goto done;
+    }
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = r->shots->all[i].item.id;
+        rows[i] = (int64_t)r->shots->all[i].item.index;
+    }
+    if ((group = h5_group_create(file, "shots")) < 0 || h5_column_texts(group, "id", ids, n) ||
+        h5_column_ints(group, "row", rows, n, 0))
+        goto done;
+    status = 0;
+done:
+    if (group >= 0)
+        H5Gclose(group);
+    free(ids);
+    free(rows);
+    return status;
+}
+
+static int put_scores(hid_t file, const struct adapt_result *r)
+{
+    const size_t n = r->n_scores;
+    const char **names = malloc((n + 1) * sizeof *names);
+    double *columns = malloc((5 * n + 1) * sizeof *columns);
+    static const char *const heads[] = {"shots", "shots_error", "test", "test_error", "gap"};
+    hid_t group = -1;
+    int status = -1;
+
+    if (!names || !columns) {
+        error_set("out of memory");
+        goto done;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct adapt_score *s = &r->scores[i];
+        names[i] = s->name;
+        columns[i] = s->shots;
+        columns[n + i] = s->shots_error;
+        columns[2 * n + i] = s->test;
+        columns[3 * n + i] = s->test_error;
+        columns[4 * n + i] = s->shots - s->test;
+    }
+    if ((group = h5_group_create(file, "scores")) < 0 || h5_column_texts(group, "name", names, n))
+        goto done;
+    for (size_t c = 0; c < 5; c++)
+        if (h5_put_doubles(group, heads[c], columns + c * n, n, 0))
+            goto done;
+    status = 0;
+done:
+    if (group >= 0)
+        H5Gclose(group);
+    free(names);
+    free(columns);
+    return status;
+}
+
+int adapt_result_write(const struct adapt_result *r, const char *path)
+{
+    const struct expert_set *set = r->f->set;
+    struct expert expert = {0};
+    float *z = malloc((set->n_parameters + 1) * sizeof *z);
+    hid_t file = -1;
+    int status = -1;
+
+    if (!z) {
+        error_set("out of memory");
+        goto done;
+    }
+    if (fewshot_mixture(r->f, r->f->search.best, z) != 0 ||
+        expert_set_make_expert(set, z, &expert) != 0)
+        goto done;
+    if (!(expert.task = strdup(r->task))) {
+        error_set("out of memory");
+        goto done;
+    }
+    if ((file = h5_create(path)) < 0 || expert_put(file, &expert) || put_attributes(file, r) ||
+        put_mixture(file, r) || adapt_put_curves(file, r->f) || put_shots(file, r) ||
+        put_scores(file, r) || h5_write(file, path))
+        goto done;
+    status = 0;
+done:
+    h5_close(file);
+    expert_free(&expert);
+    free(z);
+    return status;
+}
+
+/* ---- for people --------------------------------------------------------------------------------
+ */
+
+bool adapt_result_is_file(const char *path)
+{
+    struct h5_quiet quiet;
+    char *method = NULL;
+
+    h5_quiet_begin(&quiet);
+    hid_t file = h5_open(path);
+    const bool is = file >= 0 && h5_get_text(file, "adaptation", &method);
+    h5_close(file);
+    h5_quiet_end(&quiet);
+    free(method);
+    return is;
+}
+
+/* A name out of the file; a terminal gets printable characters only. */
+static void name_cell(struct text_table *table, hid_t group, const char *column, size_t row)
+{
+    char *name = h5_text_at(group, column, row);
+
+    for (char *c = name; c && *c; c++)
+        *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
+    text_table_cell(table, "%.60s", name ? name : "?");
+    free(name);
+}
+
+/* The coefficients: a row a group, a column an expert. */
+static void show_mixture(hid_t group, FILE *out)
+{
+    size_t n_groups = 0, n = 0;
+    double *alpha = NULL;
+    struct text_table table;
+
+    if (!h5_shape(group, "alpha", &n_groups, &n) || n == 0 || n > EXPERT_SET_MAX ||
+        n_groups > MAX_ROWS || !(alpha = malloc((n_groups * n + 1) * sizeof *alpha)) ||
+        h5_get_doubles(group, "alpha", alpha, n_groups, n) != 0) {
+        free(alpha);
+        return;
+    }
+    char align[EXPERT_SET_MAX + 2] = "l";
+    memset(align + 1, 'r', n);
+    align[n + 1] = '\0';
+    text_table_begin(&table, align);
+    text_table_cell(&table, "coefficients");
+    for (size_t k = 0; k < n; k++)
+        name_cell(&table, group, "experts", k);
+    for (size_t g = 0; g < n_groups; g++) {
+        name_cell(&table, group, "groups", g);
+        for (size_t k = 0; k < n; k++)
+            text_table_cell(&table, "%.4f", alpha[g * n + k]);
+    }
+    fputc('\n', out);
+    text_table_print(&table, out, 2);
+    free(alpha);
+}
+
+static void show_scores(hid_t group, FILE *out)
+{
+    static const char *const heads[] = {"shots", "shots_error", "test", "test_error", "gap"};
+    double columns[5][EXPERT_SET_MAX + 3];
+    size_t n = 0, width = 0;
+    struct text_table table;
+
+    if (!h5_shape(group, "shots", &n, &width) || width != 0 || n > EXPERT_SET_MAX + 3)
+        return;
+    for (size_t c = 0; c < 5; c++)
+        if (h5_get_doubles(group, heads[c], columns[c], n, 0) != 0)
+            return;
+    text_table_begin(&table, "lrrrrr");
+    text_table_cell(&table, "accuracy");
+    for (size_t c = 0; c < 5; c++)
+        text_table_cell(&table, "%s", c % 2 && c < 4 ? "+-" : heads[c]);
+    for (size_t i = 0; i < n; i++) {
+        name_cell(&table, group, "name", i);
+        for (size_t c = 0; c < 5; c++)
+            text_table_cell(&table, isnan(columns[c][i]) ? "-" : "%.4f", columns[c][i]);
+    }
+    fputc('\n', out);
+    text_table_print(&table, out, 2);
+}
+
+int adapt_result_describe(const char *path, FILE *out)
+{
+    static const char *const names[] = {"adaptation", "per",        "mix",
+                                        "objective",  "shot_split", "test_split"};
+    hid_t file = h5_open(path), group;
+    int64_t shots = 0, iterations = 0, test = 0;
+    double best = 0;
+
+    if (file < 0)
+        return -1;
+    fputc('\n', out);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char *text = NULL;
+        if (h5_get_text(file, names[i], &text)) {
+            fprintf(out, "%-13s ", names[i]);
+            for (const char *c = text; *c; c++)
+                putc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, out);
+            putc('\n', out);
+        }
+        free(text);
+    }
+    if (h5_get_int(file, "shots", &shots) && h5_get_int(file, "iterations", &iterations) &&
+        h5_get_int(file, "test_items", &test) && h5_get_real(file, "best", &best))
+        fprintf(out, "%-13s %.4f on %lld shots after %lld iterations; %lld test items\n", "best",
+                best, (long long)shots, (long long)iterations, (long long)test);
+    if (H5Lexists(file, "mixture", H5P_DEFAULT) > 0 &&
+        (group = H5Gopen2(file, "mixture", H5P_DEFAULT)) >= 0) {
+        show_mixture(group, out);
+        H5Gclose(group);
+    }
+    if (H5Lexists(file, "scores", H5P_DEFAULT) > 0 &&
+        (group = H5Gopen2(file, "scores", H5P_DEFAULT)) >= 0) {
+        show_scores(group, out);
+        H5Gclose(group);
+    }
+    h5_close(file);
+    return 0;
+}
