@@ -189,8 +189,9 @@ static struct adapt_record *make_record(const struct adapt *a, const struct task
     r->strategy = strdup(a->strategy);
     r->way = strdup(d ? domains_way_name(a->way) : "");
     /* What has no expert is for the base model. */
-    const size_t domain = d ? domains_of(d, task->name) : 0;
-    r->truth = strdup(d ? d->items[a->used[domain] ? domain : d->others].name : "");
+    const bool known = d && domains_know(d, task->name);
+    const size_t domain = known ? domains_of(d, task->name) : 0;
+    r->truth = strdup(known ? d->items[a->used[domain] ? domain : d->others].name : "");
     if (!r->domains || !r->answers || !r->chosen || !r->experts || !r->used || !r->strategy ||
         !r->way || !r->truth || name_domains(a, chosen, n, r) != 0)
         goto fail;

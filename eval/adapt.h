@@ -74,7 +74,7 @@ int adapt_evaluate(const struct adapt *adapt, const struct comm *comm, struct mo
 /* What adaptation did in one task; a part of struct task_result. */
 struct adapt_record {
     char *strategy, *way; /* way: of pass one; "" where there was none */
-    char *truth;          /* the task's own domain; "" where there was no pass one */
+    char *truth;          /* the task's own domain; "": not known, or no pass one */
     size_t n_domains, n_experts;
     char **domains;   /* [n_domains] those to choose from */
     char **experts;   /* [n_experts] */

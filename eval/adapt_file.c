@@ -41,7 +41,7 @@ static int put_group(hid_t group, const struct adapt_record *r)
     if (r->n_domains == 0)
         return 0;
     return h5_put_text(group, "way", r->way) || h5_put_text(group, "domain", r->truth) ||
-                   h5_put_real(group, "share_right", adapt_share_right(r)) ||
+                   (*r->truth && h5_put_real(group, "share_right", adapt_share_right(r))) ||
                    put_pass(group, "pass_one", &r->first) ||
                    h5_column_texts(group, "domains", (const char *const *)r->domains,
                                    r->n_domains) ||
@@ -94,7 +94,7 @@ double adapt_share_right(const struct adapt_record *r)
         all += r->chosen[i];
         right += strcmp(r->domains[i], r->truth) == 0 ? r->chosen[i] : 0;
     }
-    return all ? (double)right / (double)all : (double)NAN;
+    return all && *r->truth ? (double)right / (double)all : (double)NAN;
 }
 
 /* Adds all tasks up to counts [n, n]; the domains are the same in all of a run. NULL: no pass one.
@@ -152,8 +152,9 @@ void adapt_print(const struct adapt_record *r, FILE *out)
         }
     if (r->n_domains) {
         const double whole = r->first.seconds + r->second.seconds;
-        fprintf(out, "; %.1f %% sorted into %s; pass one %s, pass two %s (%.1f %% in pass one)",
-                100 * adapt_share_right(r), r->truth,
+        if (*r->truth)
+            fprintf(out, "; %.1f %% sorted into %s", 100 * adapt_share_right(r), r->truth);
+        fprintf(out, "; pass one %s, pass two %s (%.1f %% in pass one)",
                 text_duration(first, sizeof first, r->first.seconds),
                 text_duration(second, sizeof second, r->second.seconds),
                 whole > 0 ? 100 * r->first.seconds / whole : 0);

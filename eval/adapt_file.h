@@ -14,7 +14,8 @@ int adapt_file_put(hid_t task, hid_t items, const struct task_result *result);
  * `adapt` of the file. Nothing where no task had a pass one. */
 int adapt_file_put_confusion(hid_t file, const struct task_result *results, size_t n_results);
 
-/* The share of prompts that were sorted into the task's own domain; NaN without a pass one. */
+/* The share of prompts that were sorted into the task's own domain; NaN where that
+ * is not known. */
 double adapt_share_right(const struct adapt_record *record);
 
 /* Prints one line on a task: what was chosen, how much of it is right, the passes' times. */

@@ -243,17 +243,11 @@ static int sort_sources(const struct domains *domains, struct cls *cls, bool *us
 /* A task that nobody has put into a domain would be taught as `others`. */
 static int check_sources(const struct domains *domains, const struct cls *cls)
 {
-    const struct domain *others = &domains->items[domains->others];
-
-    for (size_t i = 0; i < cls->n; i++) {
-        bool named = domains_of(domains, cls->sources[i].name) != domains->others;
-        for (size_t j = 0; j < others->n_tasks; j++)
-            named = named || strcmp(others->tasks[j], cls->sources[i].name) == 0;
-        if (!named)
+    for (size_t i = 0; i < cls->n; i++)
+        if (!domains_know(domains, cls->sources[i].name))
             return error_set("%s: the task %s is in none of the domains: name it by the key "
                              "'tasks' of its domain",
                              domains->path, cls->sources[i].name);
-    }
     return 0;
 }
 

@@ -299,7 +299,8 @@ void domains_free(struct domains *d)
     memset(d, 0, sizeof *d);
 }
 
-size_t domains_of(const struct domains *d, const char *name)
+/* d->n: none. */
+static size_t find_domain_of(const struct domains *d, const char *name)
 {
     const size_t domain = find_domain(d, name);
 
@@ -307,7 +308,18 @@ size_t domains_of(const struct domains *d, const char *name)
         for (size_t j = 0; j < d->items[i].n_tasks; j++)
             if (strcmp(d->items[i].tasks[j], name) == 0)
                 return i;
+    return domain;
+}
+
+size_t domains_of(const struct domains *d, const char *name)
+{
+    const size_t domain = find_domain_of(d, name);
     return domain < d->n ? domain : d->others;
+}
+
+bool domains_know(const struct domains *d, const char *name)
+{
+    return find_domain_of(d, name) < d->n;
 }
 
 /* ---- the task that sorts -----------------------------------------------------------------------

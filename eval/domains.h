@@ -69,6 +69,9 @@ const char *domains_way_name(enum domains_way way);
 /* The domain of this name, or the one that names this task; `others` when there is none. */
 size_t domains_of(const struct domains *domains, const char *name);
 
+/* Whether any domain, `others` included, has that name or names this task. */
+bool domains_know(const struct domains *domains, const char *name);
+
 /* A task that sorts prompts into the domains with used[i] ([n]; the task's choices in that order):
  * rows are objects with the texts "prompt" and "domain" (one of the names, the gold). The caller
  * frees the task, which stands alone. 0, or -1 with error_set and nothing to free. */

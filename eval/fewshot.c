@@ -34,8 +34,9 @@ int fewshot_create(struct fewshot *f, const struct expert_set *set,
     for (size_t k = 0; k < set->n; k++)
         f->distance += distance_of(set, set->z[k]) / (double)set->n;
     f->worn = malloc((set->n_parameters + 1) * sizeof *f->worn);
+    f->alpha = malloc((f->n + 1) * sizeof *f->alpha);
     start = malloc((f->n + 1) * sizeof *start);
-    if (!f->worn || !start) {
+    if (!f->worn || !f->alpha || !start) {
         error_set("no memory for mixtures of %zu parameters", set->n_parameters);
         goto done;
     }
@@ -58,6 +59,7 @@ void fewshot_free(struct fewshot *f)
     free(f->deviations);
     free(f->bests);
     free(f->worn);
+    free(f->alpha);
     *f = (struct fewshot){0};
 }
 
@@ -86,15 +88,19 @@ void fewshot_coefficients(const struct fewshot *f, const double *point, double *
 
 int fewshot_mixture(const struct fewshot *f, const double *point, float *z)
 {
-    double *alpha = malloc((f->n + 1) * sizeof *alpha);
-    int status = -1;
+    fewshot_coefficients(f, point, f->alpha);
+    return expert_set_mix(f->set, f->options.mix, f->alpha, f->options.per, z);
+}
 
-    if (!alpha)
-        return error_set("out of memory");
-    fewshot_coefficients(f, point, alpha);
-    status = expert_set_mix(f->set, f->options.mix, alpha, f->options.per, z);
-    free(alpha);
-    return status;
+int fewshot_wear(struct fewshot *f, const struct fewshot_form *form, enum expert_mix mix,
+                 enum expert_granularity per, const double *alpha)
+{
+    if (form->weights)
+        return weight_mix_wear(form->weights, mix, alpha, per);
+    if (expert_set_mix(f->set, mix, alpha, per, f->worn) != 0)
+        return -1;
+    model_attach(form->model, form->adapter, f->worn);
+    return 0;
 }
 
 /* ---- candidates --------------------------------------------------------------------------------
@@ -105,8 +111,7 @@ struct candidates {
     const struct population *caller;
     const double *points;  /* [n_points, n] */
     const size_t *numbers; /* which of the points; NULL: all, in order */
-    struct model *model;
-    const struct adapter *adapter;
+    const struct fewshot_form *form;
     double *prices; /* [n_points], or NULL */
 };
 
@@ -119,10 +124,8 @@ static int wear(void *context, size_t candidate)
 {
     struct candidates *c = context;
 
-    if (fewshot_mixture(c->f, point_at(c, candidate), c->f->worn) != 0)
-        return -1;
-    model_attach(c->model, c->adapter, c->f->worn);
-    return 0;
+    fewshot_coefficients(c->f, point_at(c, candidate), c->f->alpha);
+    return fewshot_wear(c->f, c->form, c->f->options.mix, c->f->options.per, c->f->alpha);
 }
 
 static double price(void *context, size_t candidate)
@@ -234,13 +237,12 @@ done:
 }
 
 int fewshot_step(struct fewshot *f, const struct population *population,
-                 const struct adapter *adapter, bool *interrupted)
+                 const struct fewshot_form *form, bool *interrupted)
 {
     const struct comm *comm = population->comm;
     const double begin = clock_seconds();
     const size_t n_shots = population->shots->n, most = f->options.search.population;
-    struct candidates c = {
-        .f = f, .caller = population, .model = population->run.model, .adapter = adapter};
+    struct candidates c = {.f = f, .caller = population, .form = form};
     struct population own = *population;
     struct population_result result = {0};
     double *points = malloc(most * f->n * sizeof *points + 1);

@@ -18,6 +18,7 @@
 #include "eval/population.h"
 #include "eval/search.h"
 #include "model/expert_set.h"
+#include "model/weight_mix.h"
 
 struct fewshot_options {
     struct search_options search; /* n, simplex and offered are set by fewshot_create */
@@ -47,6 +48,7 @@ struct fewshot {
     double *bests;               /* [search.iteration, n]: the best so far */
     double distance;             /* mean over the experts of sum (z_k - 1)^2 */
     float *worn;                 /* [set->n_parameters] the candidate under evaluation */
+    double *alpha;               /* [n] room for its coefficients */
 };
 
 /* The search starts at the uniform mixture, 1/K each. 0, or -1 with error_set; fewshot_free in any
@@ -60,11 +62,24 @@ int fewshot_mixture(const struct fewshot *f, const double *point, float *z);
 /* The coefficients themselves, [n_groups, K], as they are used. */
 void fewshot_coefficients(const struct fewshot *f, const double *point, double *alpha);
 
+/* How a model becomes a mixture: by another vector of an adapter (expert_set_adapter), or by other
+ * weights. One of the two. */
+struct fewshot_form {
+    struct model *model;
+    const struct adapter *adapter;
+    struct weight_mix *weights;
+};
+
+/* Makes form->model the mixture alpha [n_groups of `per`, K] in this reading, as it is used. What
+ * it wears lies in f, or in form->weights. 0, or -1 with error_set. */
+int fewshot_wear(struct fewshot *f, const struct fewshot_form *form, enum expert_mix mix,
+                 enum expert_granularity per, const double *alpha);
+
 /* One iteration. population: its comm, shots, run, objective, progress and context; run.model is
- * attached to `adapter` with this run's own vector, which is left on it. *interrupted: a signal
- * came, and nothing has changed. Collective. 0 on all ranks, or -1 on all with error_set. */
+ * form->model, on which a candidate is left. *interrupted: a signal came, and nothing has changed.
+ * Collective. 0 on all ranks, or -1 on all with error_set. */
 int fewshot_step(struct fewshot *f, const struct population *population,
-                 const struct adapter *adapter, bool *interrupted);
+                 const struct fewshot_form *form, bool *interrupted);
 
 /* Room for the curves of one more iteration; used by fewshot_step and by readers of states. */
 int fewshot_reserve(struct fewshot *f, size_t n_iterations);

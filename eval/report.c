@@ -51,9 +51,37 @@ double report_real(hid_t object, const char *name)
 
 double *report_column(struct report *r, hid_t group, const char *name, size_t *n)
 {
-    double *values = h5_numbers(group, name, n);
+    size_t n_columns;
+    double *values = report_grid(r, group, name, n, &n_columns);
+
+    return n_columns == 0 ? values : NULL;
+}
+
+double *report_grid(struct report *r, hid_t group, const char *name, size_t *n_rows,
+                    size_t *n_columns)
+{
+    double *values = h5_numbers(group, name, n_rows, n_columns);
 
     return values ? report_keep(r, values) : NULL;
+}
+
+const char *report_text(struct report *r, hid_t group, const char *name, size_t index)
+{
+    char *text = h5_text_at(group, name, index);
+    const char *kept = text ? report_keep(r, text) : NULL;
+
+    return kept ? kept : "";
+}
+
+hid_t report_open(hid_t parent, const char *name)
+{
+    struct h5_quiet quiet;
+
+    h5_quiet_begin(&quiet);
+    hid_t group =
+        H5Lexists(parent, name, H5P_DEFAULT) > 0 ? H5Gopen2(parent, name, H5P_DEFAULT) : (hid_t)-1;
+    h5_quiet_end(&quiet);
+    return group;
 }
 
 const char *report_base(const char *path)
@@ -153,7 +181,7 @@ static int add_file(struct report *r, const char *path)
     if (strcmp(kind, "t2 results") == 0)
         f->kind = REPORT_RESULTS;
     else if (strcmp(kind, "t2 expert") == 0)
-        f->kind = REPORT_EXPERT;
+        f->kind = *report_get(r, f->file, "adaptation") ? REPORT_MIXTURE : REPORT_EXPERT;
     else if (strcmp(kind, "t2 factors") == 0)
         f->kind = REPORT_FACTORS;
     else
@@ -163,7 +191,7 @@ static int add_file(struct report *r, const char *path)
     if (!f->name)
         return error_set("out of memory");
     if (f->kind == REPORT_FACTORS ||
-        (f->kind == REPORT_EXPERT && strcmp(report_get(r, f->file, "adapter"), "svf") == 0))
+        (f->kind != REPORT_RESULTS && strcmp(report_get(r, f->file, "adapter"), "svf") == 0))
         return analysis_add(&r->analysis, path);
     return 0;
 }
@@ -182,7 +210,7 @@ static void tell_apart(struct report *r)
 
 static void overview(struct report *r)
 {
-    static const char *const kinds[] = {"results", "expert", "factors"};
+    static const char *const kinds[] = {"results", "expert", "mixture", "factors"};
     struct page_section *section = page_section(r->page, 1, "runs", "Runs");
     struct page_table *table =
         page_table(section, "", "lllrrlr", "file|holds|model|ranks|threads|started (UTC)|took");
@@ -247,6 +275,7 @@ struct page *report_build(const char *const *paths, size_t n_paths,
         report_phases(&r);
         report_spectra(&r);
         report_similarity(&r);
+        report_adaptation(&r);
         report_scaling(&r);
         report_history(&r);
         report_paper(&r);

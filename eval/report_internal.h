@@ -8,7 +8,12 @@
 #include "eval/plot.h"
 #include "eval/report.h"
 
-enum report_kind { REPORT_RESULTS, REPORT_EXPERT, REPORT_FACTORS };
+enum report_kind {
+    REPORT_RESULTS,
+    REPORT_EXPERT,
+    REPORT_MIXTURE, /* an expert that t2 adapt has mixed */
+    REPORT_FACTORS
+};
 
 struct report_file {
     const char *path, *name; /* name: without folder and .h5 */
@@ -35,6 +40,21 @@ const char *report_get(struct report *report, hid_t object, const char *name);
 double report_real(hid_t object, const char *name);
 /* A dataset [*n] as doubles; NULL where there is none. */
 double *report_column(struct report *report, hid_t group, const char *name, size_t *n);
+/* The same of one or two dimensions. */
+double *report_grid(struct report *report, hid_t group, const char *name, size_t *n_rows,
+                    size_t *n_columns);
+/* Row `index` of a dataset of texts; "" where there is none. */
+const char *report_text(struct report *report, hid_t group, const char *name, size_t index);
+/* A group that may be absent: negative, without a message. */
+hid_t report_open(hid_t parent, const char *name);
+
+/* Calls `each` for every task of every results file, in order. */
+typedef void (*report_task)(struct report *report, const struct report_file *file, const char *name,
+                            hid_t group, void *data);
+void report_each_task(struct report *report, report_task each, void *data);
+/* What a task is judged by: pass@k where there are samples, else accuracy, normalised where the
+ * task asks for it. NaN where there is none. */
+void report_main_score(hid_t task, double *value, double *error);
 /* Frees `memory` with the report; returns it. NULL is passed on (and noted). */
 void *report_keep(struct report *report, void *memory);
 
@@ -59,7 +79,15 @@ void report_phases(struct report *report);
 void report_scaling(struct report *report);
 void report_spectra(struct report *report);
 void report_similarity(struct report *report);
+void report_adaptation(struct report *report);
 void report_history(struct report *report);
 void report_paper(struct report *report);
+
+/* Parts of the paper's section that adaptation fills (report_adaptation.c). */
+void report_strategies(struct report *report, struct page_section *section);
+void report_passes(struct report *report, struct page_section *section);
+void report_confusion(struct report *report, struct page_section *section);
+void report_mixtures(struct report *report, struct page_section *section);
+void report_searches(struct report *report, struct page_section *section);
 
 #endif

@@ -13,6 +13,11 @@ enum paper_part {
     PART_OTHER_CURVES,
     PART_SPECTRA, /* a factor file */
     PART_SECOND_SPECTRA,
+    PART_STRATEGIES,
+    PART_PASSES,
+    PART_SEARCHES,
+    PART_CONFUSION,
+    PART_MIXTURES,
     PART_NONE /* made by runs whose files hold nothing that is read here yet */
 };
 
@@ -28,10 +33,10 @@ static const struct {
      "Filled by t2 eval MODEL --experts gsm8k.h5,mbpp.h5,arc.h5 --adapt prompt|classifier, and by "
      "t2 "
      "adapt, on math, humaneval and arc_challenge.",
-     PART_NONE},
+     PART_STRATEGIES},
     {"table-3", "Table 3: time of the first and the second pass",
      "Filled by t2 eval MODEL --experts ... --adapt prompt|classifier, which measures both passes.",
-     PART_NONE},
+     PART_PASSES},
     {"table-4", "Table 4: ablation of objective, adapter and matrices",
      "Filled by two or more experts of one task: jobs/recipes/paper-pg-*.ini and paper-next-*.ini "
      "with "
@@ -46,19 +51,19 @@ static const struct {
      "Filled by t2 adapt --shots 3, 5 and 10 (cross-entropy method), beside t2 train --adapter ia3 "
      "and "
      "lora on as many rows (--train-limit).",
-     PART_NONE},
+     PART_SEARCHES},
     {"table-9", "Table 9: transfer on the tasks of training",
      "Filled by t2 transfer on the tasks that the experts were trained on.", PART_NONE},
     {"table-10", "Table 10: a light search of few shots and generations",
-     "Filled by t2 adapt with 3 shots and 10 generations beside a full search.", PART_NONE},
+     "Filled by t2 adapt with 3 shots and 10 generations beside a full search.", PART_SEARCHES},
     {"figure-4", "Figure 4: learning curves",
      "Filled by experts of t2 train with --validate-every.", PART_CURVES},
     {"figure-6", "Figure 6: confusion of the first pass",
      "Filled by t2 eval MODEL --experts ... --adapt prompt|classifier over the tasks of the "
      "experts.",
-     PART_NONE},
+     PART_CONFUSION},
     {"figure-7", "Figure 7: mixing weights found by the search",
-     "Filled by t2 adapt with the cross-entropy method.", PART_NONE},
+     "Filled by t2 adapt with the cross-entropy method.", PART_MIXTURES},
     {"figure-9", "Figure 9: learning curves of LoRA with policy gradient",
      "Filled by t2 train MODEL --adapter lora --objective reinforce, at several rates.",
      PART_OTHER_CURVES},
@@ -150,6 +155,16 @@ void report_paper(struct report *r)
         const enum paper_part part = parts[i].part;
         if (part == PART_TRAINED || part == PART_ABLATION || part == PART_OTHERS)
             trained_table(r, section, part);
+        else if (part == PART_STRATEGIES)
+            report_strategies(r, section);
+        else if (part == PART_PASSES)
+            report_passes(r, section);
+        else if (part == PART_SEARCHES)
+            report_searches(r, section);
+        else if (part == PART_CONFUSION)
+            report_confusion(r, section);
+        else if (part == PART_MIXTURES)
+            report_mixtures(r, section);
         else if (part == PART_CURVES || part == PART_OTHER_CURVES)
             curves_link(r, section, part == PART_CURVES);
         else if (part != PART_NONE && r->analysis.n_factors > (part == PART_SECOND_SPECTRA ? 1 : 0))

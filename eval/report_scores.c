@@ -40,21 +40,10 @@ static herr_t each_task(hid_t tasks, const char *name, const H5L_info_t *link, v
     return 0;
 }
 
-static hid_t open_group(hid_t parent, const char *name)
-{
-    struct h5_quiet quiet;
-
-    h5_quiet_begin(&quiet);
-    hid_t group =
-        H5Lexists(parent, name, H5P_DEFAULT) > 0 ? H5Gopen2(parent, name, H5P_DEFAULT) : (hid_t)-1;
-    h5_quiet_end(&quiet);
-    return group;
-}
-
 static hid_t open_task(const struct report *r, const struct scored *t)
 {
-    hid_t tasks = open_group(r->files[t->file].file, "tasks");
-    hid_t group = tasks >= 0 ? open_group(tasks, t->name) : -1;
+    hid_t tasks = report_open(r->files[t->file].file, "tasks");
+    hid_t group = tasks >= 0 ? report_open(tasks, t->name) : -1;
 
     if (tasks >= 0)
         H5Gclose(tasks);
@@ -71,7 +60,7 @@ static struct scores *collect(struct report *r)
     s->report = r;
     for (size_t i = 0; i < r->n_files; i++) {
         hid_t tasks =
-            r->files[i].kind == REPORT_RESULTS ? open_group(r->files[i].file, "tasks") : -1;
+            r->files[i].kind == REPORT_RESULTS ? report_open(r->files[i].file, "tasks") : -1;
         s->file = i;
         if (tasks < 0)
             continue;
@@ -83,12 +72,20 @@ static struct scores *collect(struct report *r)
     return s;
 }
 
-/* ---- tables ------------------------------------------------------------------------------------
- */
+void report_each_task(struct report *r, report_task each, void *data)
+{
+    const struct scores *s = collect(r);
 
-/* What the task is judged by: pass@k where there are samples, else accuracy, normalised where the
- * task asks for it. */
-static void main_score(hid_t group, double *value, double *error)
+    for (size_t i = 0; s && i < s->n; i++) {
+        hid_t group = open_task(r, &s->tasks[i]);
+        if (group < 0)
+            continue;
+        each(r, &r->files[s->tasks[i].file], s->tasks[i].name, group, data);
+        H5Gclose(group);
+    }
+}
+
+void report_main_score(hid_t task, double *value, double *error)
 {
     static const char *const names[][2] = {{"pass_at_k", "pass_at_k_error"},
                                            {"accuracy_normalised", "accuracy_normalised_error"},
@@ -96,10 +93,13 @@ static void main_score(hid_t group, double *value, double *error)
 
     *value = *error = (double)NAN;
     for (size_t i = 0; i < 3 && isnan(*value); i++) {
-        *value = report_real(group, names[i][0]);
-        *error = report_real(group, names[i][1]);
+        *value = report_real(task, names[i][0]);
+        *error = report_real(task, names[i][1]);
     }
 }
+
+/* ---- tables ------------------------------------------------------------------------------------
+ */
 
 static void details(struct report *r, struct page_section *section, const struct scores *s)
 {
@@ -165,7 +165,7 @@ static void compare(struct report *r, struct page_section *section, const struct
                                   : -1;
                 if (group < 0)
                     continue;
-                main_score(group, &value, &error);
+                report_main_score(group, &value, &error);
                 id = s->tasks[i].id;
                 H5Gclose(group);
             }
@@ -194,7 +194,7 @@ void report_scores(struct report *r)
 static void put_items(struct report *r, struct page_section *section, const struct scored *t,
                       hid_t group)
 {
-    hid_t items = open_group(group, "items");
+    hid_t items = report_open(group, "items");
     size_t n = 0;
     char *title = NULL;
     const double *correct = items >= 0 ? report_column(r, items, "correct", &n) : NULL;

@@ -15,6 +15,7 @@ struct adapt_settings adapt_settings_defaults(void)
         .per = "expert",
         .mix = "z",
         .objective = "accuracy",
+        .weights = "auto",
         .shot_split = "train",
         .test_split = "test",
         .shots = 10,
@@ -71,6 +72,11 @@ void adapt_settings_table(struct adapt_settings *settings, struct option_spec ta
              "right answers, ties broken by their mean log-likelihood per token (the paper), or "
              "the mean log-likelihood of the right answer, which is smooth and generates "
              "nothing"},
+        {"weights", 0, OPTION_CHOICE, &s.weights, .choices = "auto|factored|merged",
+         .help =
+             "a candidate is another z of the factored form, or merged weights, made by an AXPY "
+             "over K + 1 copies: fewer operations a token, more memory; auto: merged where "
+             "answers are long and the copies take 4 GiB at most"},
         {"population", 'p', OPTION_INT, &s.population, "N", .min = 1, .max = 1 << 16,
          .help = "candidates of an iteration"},
         {"iterations", 'n', OPTION_INT, &s.iterations, "N", .min = 1, .max = 1e6,
@@ -164,6 +170,8 @@ static int check_settings(const struct adapt_settings *s, struct option_spec *ta
     if (s->abandon && (likelihood || s->shrink > 0))
         return error_set("--abandon counts right answers: it has no meaning with --objective "
                          "likelihood or --shrink");
+    if (strcmp(s->mix, "p") == 0 && strcmp(s->weights, "merged") == 0)
+        return error_set("--mix p is not linear in the weights: it needs --weights factored");
     if (s->sample >= s->shots && s->sample > 0)
         return error_set("--sample %lld takes all of --shots %lld: leave it out",
                          (long long)s->sample, (long long)s->shots);
@@ -209,6 +217,19 @@ int adapt_settings_read(const struct adapt_settings *s, struct option_spec *tabl
         .abandon = s->abandon,
     };
     return 0;
+}
+
+bool adapt_settings_merge(const struct adapt_settings *s, const struct task *task,
+                          const struct expert_set *set, enum element element)
+{
+    enum { LONG_ANSWER = 16 };
+    const size_t max_new = s->max_new > 0 ? (size_t)s->max_new : task->max_new;
+
+    if (strcmp(s->weights, "auto") != 0)
+        return strcmp(s->weights, "merged") == 0;
+    return task->score == TASK_GENERATE && strcmp(s->objective, "accuracy") == 0 &&
+           max_new >= LONG_ANSWER && strcmp(s->mix, "p") != 0 &&
+           weight_mix_bytes(set, element) <= (size_t)4 << 30;
 }
 
 char *adapt_settings_text(const struct option_spec *table)

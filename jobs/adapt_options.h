@@ -11,7 +11,7 @@ struct adapt_settings {
     struct load_options load;
     struct sandbox_settings sandbox;
     const char *experts, *factors, *task, *out, *data;
-    const char *method, *per, *mix, *objective, *shot_split, *test_split;
+    const char *method, *per, *mix, *objective, *weights, *shot_split, *test_split;
     int64_t shots, sample, population, iterations, grid, samples, seed;
     int64_t fewshot, max_new, test_limit, batch, chunk;
     double elite, lower, upper, spread, floor, smoothing, shrink, temperature, top_p;
@@ -27,6 +27,13 @@ void adapt_settings_table(struct adapt_settings *settings, struct option_spec ta
  * in the command line). */
 int adapt_settings_read(const struct adapt_settings *settings, struct option_spec *table,
                         struct fewshot_options *options, enum population_objective *objective);
+
+/* Are candidates merged weights (model/weight_mix.h), or the factored form with another z? As
+ * --weights says; auto: merged where answers of 16 tokens or more may be generated and the copies
+ * take at most 4 GiB. A token costs less then and a candidate more. Depends on the options, the
+ * task and the model alone, so it is the same on any machine. */
+bool adapt_settings_merge(const struct adapt_settings *settings, const struct task *task,
+                          const struct expert_set *set, enum element element);
 
 /* One "name = value" line for each option that decides the numbers. Malloc'ed; NULL when out of
  * memory. */

@@ -30,6 +30,7 @@ static int put_attributes(hid_t file, const struct adapt_result *r)
                  {"per", r->per},
                  {"mix", r->mix},
                  {"objective", r->objective},
+                 {"weights", r->weights},
                  {"shot_split", r->shots->items.task.split},
                  {"test_split", r->test_split}};
 
@@ -269,8 +270,8 @@ static void show_scores(hid_t group, FILE *out)
 
 int adapt_result_describe(const char *path, FILE *out)
 {
-    static const char *const names[] = {"adaptation", "per",        "mix",
-                                        "objective",  "shot_split", "test_split"};
+    static const char *const names[] = {"adaptation", "per",        "mix",       "objective",
+                                        "weights",    "shot_split", "test_split"};
     hid_t file = h5_open(path), group;
     int64_t shots = 0, iterations = 0, test = 0;
     double best = 0;

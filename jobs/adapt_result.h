@@ -22,6 +22,7 @@ struct adapt_result {
     const char *task, *task_text, *test_split;
     const char *settings, *options, *command_line;
     const char *per, *mix, *objective; /* as the options name them */
+    const char *weights;               /* the form of candidates: "factored" or "merged" */
     const char *cpu, *isa, *dtype, *started;
     int64_t seed;
     int n_ranks, n_threads;

@@ -45,7 +45,8 @@ struct run {
     struct fewshot f;
     struct progress progress;
     char *data_root, *command_line, *record, *deciding, *own_settings, *state_path;
-    float **rows; /* [n_rows] vectors of the scores table; row 0, the base model, is NULL */
+    struct factors *factors; /* until the model is ready */
+    struct fewshot_form form;
     struct adapt_score *scores;
     size_t n_rows, n_test;
     char cpu[256], started[32];
@@ -131,13 +132,12 @@ static char *settings_text(const struct run *run)
         shots = hash_bytes(shots, item->prompt, strlen(item->prompt));
     }
     if (asprintf(&text,
-                 "model = %s\nfactors = %s\nn_experts = %zu\nexperts = %016llx\n"
-                 "n_parameters = %zu\ntask = %s\ntask_text = %016llx\nshot_texts = %016llx\n"
-                 "isa = %s\n%s",
+                 "model = %s\nfactors = %s\nn_experts = %zu\nn_parameters = %zu\ntask = %s\n"
+                 "isa = %s\n%sexperts = %016llx\ntask_text = %016llx\nshot_texts = %016llx\n",
                  run->loaded.identity, set->identity ? set->identity : "", set->n,
-                 (unsigned long long)experts, set->n_parameters, run->task.name,
-                 (unsigned long long)hash_text(run->task.text), (unsigned long long)shots,
-                 isa_name(run->loaded.model_options.isa), run->deciding) < 0)
+                 set->n_parameters, run->task.name, isa_name(run->loaded.model_options.isa),
+                 run->deciding, (unsigned long long)experts,
+                 (unsigned long long)hash_text(run->task.text), (unsigned long long)shots) < 0)
         return NULL;
     return text;
 }
@@ -178,6 +178,25 @@ static int resume(struct run *run)
     return status;
 }
 
+/* The model in the form that candidates take. */
+static int make_form(struct run *run)
+{
+    const bool merge = adapt_settings_merge(run->settings, &run->task, &run->set,
+                                            run->loaded.model_options.element);
+    struct loaded *l = &run->loaded;
+
+    run->form.model = l->model;
+    if (merge)
+        run->form.weights = weight_mix_create(l->model, l->checkpoint, &run->set, run->factors,
+                                              (uint64_t)run->settings->seed);
+    else
+        run->form.adapter = l->adapter =
+            expert_set_adapter(&run->set, l->model, l->checkpoint, run->factors);
+    factors_close(run->factors);
+    run->factors = NULL;
+    return run->form.weights || run->form.adapter ? 0 : -1;
+}
+
 static int open_all(struct run *run)
 {
     const struct comm *comm = run->comm;
@@ -185,8 +204,8 @@ static int open_all(struct run *run)
     int there[2] = {0, 0};
 
     if (comm_agree(comm, prepare(run)) != 0 ||
-        load_experts(comm, run->path, s->experts, s->factors, &s->load, run->chat_asked,
-                     &run->loaded, &run->set) != 0)
+        load_experts_plain(comm, run->path, s->experts, s->factors, &s->load, run->chat_asked,
+                           &run->loaded, &run->set, &run->factors) != 0)
         return -1;
     if (comm_agree(comm,
                    load_sandbox(comm, &command_adapt, &s->sandbox, &run->task, 1,
@@ -203,6 +222,10 @@ static int open_all(struct run *run)
         MPI_Bcast(there, 2, MPI_INT, 0, comm->handle);
     run->has_state = there[0] > 0;
     run->done_before = there[1] > 0;
+    if (run->done_before)
+        return 0;
+    if (comm_agree(comm, make_form(run)) != 0)
+        return -1;
     return run->has_state ? resume(run) : 0;
 }
 
@@ -262,7 +285,7 @@ static int search(struct run *run)
 
     progress_begin(&run->progress, run->comm, run->task.name, 0, run->settings->quiet);
     while (status == 0 && !run->interrupted && !search_finished(&run->f.search)) {
-        status = fewshot_step(&run->f, &population, run->loaded.adapter, &run->interrupted);
+        status = fewshot_step(&run->f, &population, &run->form, &run->interrupted);
         if (status == 0)
             status = comm_agree(run->comm, keep_state(run, run->interrupted));
     }
@@ -278,45 +301,39 @@ static int search(struct run *run)
 static int make_rows(struct run *run)
 {
     const struct expert_set *set = &run->set;
-    const size_t n_bytes = (set->n_parameters + 1) * sizeof(float);
-    double *uniform = malloc((run->f.n + 1) * sizeof *uniform);
-    int status = -1;
 
     run->n_rows = set->n + EXTRA_ROWS;
-    run->rows = calloc(run->n_rows, sizeof *run->rows);
     run->scores = calloc(run->n_rows, sizeof *run->scores);
-    if (!uniform || !run->rows || !run->scores) {
-        error_set("out of memory");
-        goto done;
-    }
-    for (size_t i = ROW_FIRST_EXPERT; i < run->n_rows; i++)
-        if (!(run->rows[i] = malloc(n_bytes))) {
-            error_set("out of memory");
-            goto done;
-        }
-    for (size_t i = 0; i < run->f.n; i++)
-        uniform[i] = 1 / (double)set->n;
+    if (!run->scores)
+        return error_set("out of memory");
     run->scores[ROW_BASE].name = "base";
-    for (size_t k = 0; k < set->n; k++) {
+    for (size_t k = 0; k < set->n; k++)
         run->scores[ROW_FIRST_EXPERT + k].name = set->names[k];
-        memcpy(run->rows[ROW_FIRST_EXPERT + k], set->z[k], set->n_parameters * sizeof(float));
-    }
     run->scores[run->n_rows - 2].name = "uniform";
     run->scores[run->n_rows - 1].name = "mixture";
-    if (fewshot_mixture(&run->f, uniform, run->rows[run->n_rows - 2]) != 0 ||
-        fewshot_mixture(&run->f, run->f.search.best, run->rows[run->n_rows - 1]) != 0)
-        goto done;
-    status = 0;
-done:
-    free(uniform);
-    return status;
+    return 0;
 }
 
-static int wear_row(void *context, size_t candidate)
+/* The base model and single experts are mixtures too. */
+static int wear_row(void *context, size_t row)
 {
     struct run *run = context;
-    model_attach(run->loaded.model, run->loaded.adapter, run->rows[candidate]);
-    return 0;
+    struct fewshot *f = &run->f;
+    const struct fewshot_options *o = &f->options;
+    double alpha[EXPERT_SET_MAX] = {0};
+
+    if (row < ROW_FIRST_EXPERT + run->set.n) {
+        if (row >= ROW_FIRST_EXPERT)
+            alpha[row - ROW_FIRST_EXPERT] = 1;
+        return fewshot_wear(f, &run->form, EXPERT_MIX_DELTA, EXPERT_PER_EXPERT, alpha);
+    }
+    if (row == run->n_rows - 1) {
+        fewshot_coefficients(f, f->search.best, f->alpha);
+        return fewshot_wear(f, &run->form, o->mix, o->per, f->alpha);
+    }
+    for (size_t k = 0; k < run->set.n; k++)
+        alpha[k] = 1 / (double)run->set.n;
+    return fewshot_wear(f, &run->form, o->mix, EXPERT_PER_EXPERT, alpha);
 }
 
 static int score_on_shots(struct run *run)
@@ -390,8 +407,8 @@ static int score_on_test(struct run *run, size_t row)
     options.system = s->load.system;
     options.fewshot = s->fewshot;
     options.max_new = s->max_new > 0 ? s->max_new : -1;
-    model_attach(run->loaded.model, run->loaded.adapter, run->rows[row]);
-    if (evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer, &run->loaded.chat,
+    if (comm_agree(run->comm, wear_row(run, row)) != 0 ||
+        evaluate_task(run->comm, run->loaded.model, run->loaded.tokenizer, &run->loaded.chat,
                       &run->task, &options, &result) != 0)
         return -1;
     int status = 0;
@@ -446,6 +463,7 @@ static int write_result(const struct run *run)
                                         .per = s->per,
                                         .mix = s->mix,
                                         .objective = s->objective,
+                                        .weights = run->form.weights ? "merged" : "factored",
                                         .cpu = run->cpu,
                                         .isa = isa_name(o->isa),
                                         .dtype = s->load.dtype,
@@ -524,10 +542,9 @@ static int run_all(struct run *run)
 
 static void run_free(struct run *run)
 {
-    for (size_t i = 0; run->rows && i < run->n_rows; i++)
-        free(run->rows[i]);
-    free(run->rows);
     free(run->scores);
+    weight_mix_free(run->form.weights);
+    factors_close(run->factors);
     fewshot_free(&run->f);
     shots_free(&run->shots);
     load_free(&run->loaded);

@@ -262,9 +262,9 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         {"layers", 0, OPTION_STRING, &s.layers, "LIST",
          .help = "such as 0-15 or 3,5,7 or 0-31/2 (default: all)"},
         {"method", 0, OPTION_CHOICE, &s.method,
-         .choices = "auto|lapack|two-stage|scalapack|elpa|gesvd",
+         .choices = "auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd",
          .help = "how the eigenproblem is solved: by a worker or a node's crew (auto, lapack, "
-                 "two-stage), or on a grid of all ranks; gesvd: the reference, on the matrix "
+                 "one-stage, two-stage), or on a grid of all ranks; gesvd: the reference, on the matrix "
                  "itself"},
         {"precision", 0, OPTION_CHOICE, &s.precision, .choices = "auto|f32|f64",
          .help = "auto: f32, and f64 where the error bounds call for it"},

@@ -20,7 +20,7 @@
 #include "mpi/progress.h"
 #include "mpi/text.h"
 #include "solver/cpu.h"
-#include "solver/kernels.h"
+#include "solver/engine.h"
 
 enum { MAX_TASKS = 64 };
 
@@ -92,7 +92,7 @@ static int write_results(struct run *run)
         .model_sha256 = run->identity,
         .dtype = s->load.dtype,
         .isa = isa_name(options->isa),
-        .kernel_order = kernels_find(options->element, options->isa)->order,
+        .kernel_order = engine_order(options->element, options->isa),
         .cpu = run->cpu,
         .chat_format = chat_family_name(run->loaded.chat.family),
         .ranks = run->comm->size,

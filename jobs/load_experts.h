@@ -12,4 +12,12 @@ int load_experts(const struct comm *comm, const char *path, const char *list, co
                  const struct load_options *options, bool chat_asked, struct loaded *loaded,
                  struct expert_set *set);
 
+/* The same without the adapter: the model keeps its weights, and *factors are the caller's to
+ * close.
+ */
+int load_experts_plain(const struct comm *comm, const char *path, const char *list,
+                       const char *factors_path, const struct load_options *options,
+                       bool chat_asked, struct loaded *loaded, struct expert_set *set,
+                       struct factors **factors);
+
 #endif

@@ -41,22 +41,25 @@ T2_HOME=$(cd "$(dirname "$0")/.." && pwd)
 export T2_HOME
 out=${out:-runs/$(basename "$chain" .ini)}
 $dry || command -v sbatch >/dev/null || fail "sbatch is not there: this is not a Slurm cluster"
-mkdir -p "$out"
-T2_RUN=$(cd "$out" && pwd)
+T2_RUN=$(realpath -m "$out")
 export T2_RUN
-[ "$chain" -ef "$T2_RUN/chain.ini" ] || cp "$chain" "$T2_RUN/chain.ini"
 
-value() { sed -n "s/^$1[[:space:]]*=[[:space:]]*//p" "$T2_RUN/chain.ini" | tail -n 1; }
+value() { sed -n "s/^$1[[:space:]]*=[[:space:]]*//p" "$chain" | tail -n 1; }
 count() { value "$1" | tr ',' ' ' | wc -w; }
 known='model tasks unseen seeds recipe title decompose train adapt eval sbatch sbatch-decompose sbatch-train sbatch-adapt sbatch-eval sbatch-report'
 while IFS= read -r key; do
     case " $known " in *" $key "*) ;; *) fail "$chain: '$key' is no key of a chain ($known)" ;; esac
-done < <(sed -n '/^[[:space:]]*[;#[]/d; s/^\([^=]*[^=[:space:]]\)[[:space:]]*=.*/\1/p' "$T2_RUN/chain.ini")
+done < <(sed -n '/^[[:space:]]*[;#[]/d; s/^\([^=]*[^=[:space:]]\)[[:space:]]*=.*/\1/p' "$chain")
 [ -n "$(value model)" ] || fail "$chain: 'model' is missing"
 n_tasks=$(count tasks) n_seeds=$(count seeds) n_unseen=$(count unseen)
 [ "$n_tasks" -gt 0 ] || fail "$chain: 'tasks' is missing"
 [ "$n_seeds" -gt 0 ] || n_seeds=1
 n_experts=$((n_tasks * n_seeds))
+
+if ! $dry; then
+    mkdir -p "$T2_RUN"
+    [ "$chain" -ef "$T2_RUN/chain.ini" ] || cp "$chain" "$T2_RUN/chain.ini"
+fi
 
 # submit STEP [ARRAY]: after the step before it; its id in `last`.
 last=''

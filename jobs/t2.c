@@ -184,6 +184,7 @@ static bool is_pipe(int fd)
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : NULL;
+    char help[] = "--help";
     int code = COMMAND_OK;
 
     blas_choose_kernels(argv);
@@ -193,7 +194,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (name && strcmp(name, "help") == 0 && argc > 2) {
         argv[1] = argv[2];
-        argv[2] = (char[]){"--help"};
+        argv[2] = help;
         argc = 3;
         name = argv[1];
     }

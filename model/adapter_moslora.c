@@ -118,12 +118,10 @@ static size_t take(size_t *at, size_t n)
     return first;
 }
 
-/* All of a site's parameters but the bias points; `router`: whose router it uses, or NULL: its own.
- */
-static void place_site(struct moslora_site *s, const struct moslora *m,
-                       const struct moslora_site *router, size_t *at)
+/* All of a site's parameters but the bias points. */
+static void place_site(struct moslora_site *s, const struct moslora *m, bool own_router, size_t *at)
 {
-    s->own_router = !router;
+    s->own_router = own_router;
     for (size_t i = 0; i < s->n_terms; i++) {
         struct moslora_term *t = &s->terms[i];
         t->a = i > 0 && t->h == s->terms[0].h ? s->terms[0].a : take(at, s->r * t->n_in);
@@ -133,17 +131,28 @@ static void place_site(struct moslora_site *s, const struct moslora *m,
     for (size_t i = 0; i < s->n_terms; i++)
         if (moslora_learns_curvature(m, &s->terms[i]))
             s->terms[i].curvature = take(at, 1);
-    if (router) {
-        s->w1 = router->w1;
-        s->b1 = router->b1;
-        s->w2 = router->w2;
-        s->b2 = router->b2;
-    } else {
-        s->w1 = take(at, s->n_hidden * s->n_in);
-        s->b1 = take(at, s->n_hidden);
-        s->w2 = take(at, s->n_experts * s->n_hidden);
-        s->b2 = take(at, s->n_experts);
+    if (!own_router)
+        return;
+    s->w1 = take(at, s->n_hidden * s->n_in);
+    s->b1 = take(at, s->n_hidden);
+    s->w2 = take(at, s->n_experts * s->n_hidden);
+    s->b2 = take(at, s->n_experts);
+}
+
+/* The site whose router this one uses: its own, or that of the first projection of the adapter that
+ * reads the same input, in whatever order a file lists them. */
+static size_t router_site(const struct adapter *adapter, const struct moslora *m, size_t site)
+{
+    enum projection members[GROUP_MEMBERS];
+    const struct adapter_site *s = &adapter->sites[site];
+    const size_t n = group_members(projection_group(s->projection), members);
+
+    for (size_t i = 0; m->options.router_per_layer && i < n; i++) {
+        const int32_t at = adapter_site_at(adapter, s->module.layer, members[i]);
+        if (at >= 0)
+            return (size_t)at;
     }
+    return site;
 }
 
 static void place_points(struct moslora_site *s, size_t *at)
@@ -161,7 +170,7 @@ size_t adapter_moslora_count(const struct module *module, const struct moslora_o
     size_t n = 0;
 
     site_shape(&s, &m, module);
-    place_site(&s, &m, with_router ? NULL : &s, &n);
+    place_site(&s, &m, with_router, &n);
     place_points(&s, &n);
     return n;
 }
@@ -244,6 +253,15 @@ static double dot(const float *x, const float *y, size_t n)
     return sum;
 }
 
+/* The factor that brings a bias point within its limit: 1 but for a file that t2 has not written.
+ */
+static double shorten(const struct moslora *m, const float *point, size_t n)
+{
+    const double length = sqrt(dot(point, point, n));
+    const double limit = manifold_point_limit(m->options.most_curved);
+    return length > limit * (1 + 1e-6) ? limit / length : 1;
+}
+
 static void prepare_term(const struct moslora *m, const struct moslora_site *s,
                          struct moslora_term *t, const float *parameters)
 {
@@ -252,13 +270,14 @@ static void prepare_term(const struct moslora *m, const struct moslora_site *s,
     t->kappa = moslora_curvature(m, t, parameters);
     if (t->chart == CHART_FLAT)
         return;
+    const double by = shorten(m, point, t->n_out);
     for (size_t i = 0; i < s->r; i++) {
         for (size_t j = 0; j <= i; j++)
             t->gram[i * s->r + j] = t->gram[j * s->r + i] =
                 dot(b_t + i * t->n_out, b_t + j * t->n_out, t->n_out);
-        t->b_point[i] = dot(b_t + i * t->n_out, point, t->n_out);
+        t->b_point[i] = by * dot(b_t + i * t->n_out, point, t->n_out);
     }
-    t->b2 = dot(point, point, t->n_out);
+    t->b2 = by * by * dot(point, point, t->n_out);
 }
 
 static void prepare_site(const struct moslora *m, struct moslora_site *s, const float *parameters)
@@ -286,9 +305,10 @@ static void prepare_site(const struct moslora *m, struct moslora_site *s, const 
         for (size_t k = 0; k < s->r; k++)
             memcpy(rows + (t->u + k) * s->n_out + t->first_out, parameters + t->b_t + k * t->n_out,
                    t->n_out * sizeof *rows);
-        if (t->chart != CHART_FLAT)
-            memcpy(rows + t->u_point * s->n_out + t->first_out, parameters + t->point,
-                   t->n_out * sizeof *rows);
+        const float *point = parameters + t->point;
+        const float by = t->chart == CHART_FLAT ? 0 : (float)shorten(m, point, t->n_out);
+        for (size_t c = 0; t->chart != CHART_FLAT && c < t->n_out; c++)
+            rows[t->u_point * s->n_out + t->first_out + c] = by * point[c];
     }
     for (size_t i = 0; i < s->n_u * s->n_out; i++)
         largest = fmaxf(largest, fabsf(rows[i]));
@@ -381,12 +401,9 @@ static int make_site(struct moslora_site *s, const struct moslora *m, enum eleme
 static int make_sites(struct adapter *adapter, struct moslora *m, const struct model *model)
 {
     size_t most = 1, most_out = 1;
-    const struct moslora_site *first[GROUP_COUNT] = {NULL}; /* of the layer's groups */
-    size_t layer = SIZE_MAX;
 
     for (size_t i = 0; i < adapter->n_sites; i++) {
         struct adapter_site *site = &adapter->sites[i];
-        const int group = projection_group(site->projection);
         struct moslora_site *s = site->data = calloc(1, sizeof *s);
         if (!s)
             return error_set("no memory for an adapter");
@@ -394,14 +411,9 @@ static int make_sites(struct adapter *adapter, struct moslora *m, const struct m
         if (m->options.experts & MOSLORA_PRODUCT && (s->n_in < 3 || s->n_out < 3))
             return error_set("%s is %zu x %zu: too small for a product of three spaces",
                              site->module.path, s->n_out, s->n_in);
-        if (site->module.layer != layer)
-            memset(first, 0, sizeof first);
-        layer = site->module.layer;
         site->first_parameter = adapter->n_parameters;
-        place_site(s, m, m->options.router_per_layer ? first[group] : NULL, &adapter->n_parameters);
+        place_site(s, m, router_site(adapter, m, i) == i, &adapter->n_parameters);
         site->n_parameters = adapter->n_parameters - site->first_parameter;
-        if (!first[group])
-            first[group] = s;
         if (make_site(s, m, model->options.element) != 0)
             return -1;
         m->n_experts = s->n_experts;
@@ -411,8 +423,15 @@ static int make_sites(struct adapter *adapter, struct moslora *m, const struct m
         most_out = s->n_out > most_out ? s->n_out : most_out;
     }
     adapter->first_own = adapter->n_parameters;
-    for (size_t i = 0; i < adapter->n_sites; i++)
-        place_points(adapter->sites[i].data, &adapter->n_parameters);
+    for (size_t i = 0; i < adapter->n_sites; i++) {
+        struct moslora_site *s = adapter->sites[i].data;
+        const struct moslora_site *router = moslora_site(adapter, router_site(adapter, m, i));
+        s->w1 = router->w1;
+        s->b1 = router->b1;
+        s->w2 = router->w2;
+        s->b2 = router->b2;
+        place_points(s, &adapter->n_parameters);
+    }
     adapter->n_own = adapter->n_parameters - adapter->first_own;
     m->pack = malloc(most * sizeof *m->pack);
     m->pack_t = malloc(most * sizeof *m->pack_t);
@@ -476,8 +495,12 @@ static void start(struct adapter *adapter, const struct moslora *m, uint64_t see
             if (moslora_learns_curvature(m, t))
                 p[t->curvature] = (float)moslora_curvature_start(&m->options);
         }
-        if (s->own_router)
-            start_uniform(p + s->w1, s->n_hidden * s->n_in, s->n_in, seed, stream + STREAMS - 1);
+        if (!s->own_router)
+            continue;
+        start_uniform(p + s->w1, s->n_hidden * s->n_in, s->n_in, seed, stream + STREAMS - 1);
+        /* Not even: top-1 would send all tokens to one expert, and the others would never learn. */
+        start_uniform(p + s->w2, s->n_experts * s->n_hidden, s->n_hidden, seed,
+                      stream + STREAMS - 2);
     }
 }
 

@@ -315,6 +315,17 @@ void expert_free(struct expert *expert)
     memset(expert, 0, sizeof *expert);
 }
 
+const float *expert_vector(const struct expert_matrix *matrix, const char *name)
+{
+    for (size_t i = 0; i < matrix->n_parameters; i++) {
+        const struct expert_parameter *p = &matrix->parameters[i];
+        if (strcmp(p->name, name) == 0 && p->n_columns == 0 &&
+            p->n_rows == module_rank(&matrix->module))
+            return p->values;
+    }
+    return NULL;
+}
+
 bool expert_parameter_is_used(const struct expert *expert, const struct expert_parameter *p)
 {
     static const char last[] = "_last";
@@ -336,17 +347,6 @@ size_t expert_n_parameters(const struct expert *expert)
                 n += p->n_rows * (p->n_columns ? p->n_columns : 1);
         }
     return n;
-}
-
-const float *expert_vector(const struct expert_matrix *matrix, const char *name)
-{
-    for (size_t i = 0; i < matrix->n_parameters; i++) {
-        const struct expert_parameter *p = &matrix->parameters[i];
-        if (strcmp(p->name, name) == 0 && p->n_columns == 0 &&
-            p->n_rows == module_rank(&matrix->module))
-            return p->values;
-    }
-    return NULL;
 }
 
 int expert_check_model(const struct expert *expert, const char identity[65], const char *model_path)

@@ -44,13 +44,13 @@ struct expert {
  * error_set; then nothing to free. */
 int expert_read(struct expert *expert, const char *path);
 void expert_free(struct expert *expert);
+/* A matrix's vector of this name and of the matrix's rank ("z", "p"); NULL: it has none. */
+const float *expert_vector(const struct expert_matrix *matrix, const char *name);
 /* Is it of the adapter as it is used? (Not what training keeps beside: a last step's "z_last", p
  * beside z.) */
 bool expert_parameter_is_used(const struct expert *expert, const struct expert_parameter *p);
 /* Numbers that are. */
 size_t expert_n_parameters(const struct expert *expert);
-/* A matrix's vector of this name and of the matrix's rank ("z", "p"); NULL: it has none. */
-const float *expert_vector(const struct expert_matrix *matrix, const char *name);
 /* Puts the expert's groups and attributes into an open file (h5_create, then h5_write). */
 int expert_put(hid_t file, const struct expert *expert);
 /* -1 with a sentence that names both when the expert is of another model. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/expert.h"
+#include "model/expert_curve.h"
 #include "mpi/error.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
@@ -126,7 +127,7 @@ static void put_spreads(const struct expert *e, FILE *out, bool verbose)
 /* "rank = 16\nalpha = 32\n" in a line. */
 static void put_settings(FILE *out, const char *settings)
 {
-    char line[160];
+    char line[512];
     size_t n = 0;
 
     if (!settings)
@@ -205,6 +206,70 @@ static void put_curve(hid_t file, FILE *out)
         free(columns[c]);
 }
 
+/* MoSLoRA's router and curvatures (adapter_moslora_step.c): at the first step, half-way, at the
+ * end.
+ */
+static void put_mixture(hid_t file, FILE *out)
+{
+    static const char *const names[] = {
+        "weight_euclidean",   "weight_hyperbolic",    "weight_spherical",    "weight_product",
+        "top_euclidean",      "top_hyperbolic",       "top_spherical",       "top_product",
+        "router_entropy",     "curvature_hyperbolic", "curvature_spherical", "curvature_product_h",
+        "curvature_product_s"};
+    struct text_table table;
+    bool any = false;
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[64];
+        double *values = NULL;
+        size_t n = 0;
+        snprintf(path, sizeof path, "curve/%s", names[i]);
+        if (H5Lexists(file, "curve", H5P_DEFAULT) > 0 && H5Lexists(file, path, H5P_DEFAULT) > 0)
+            values = read_column(file, path, &n);
+        if (!values)
+            continue;
+        if (!any) {
+            text_table_begin(&table, "lrrr");
+            text_table_cell(&table, "mean of all routers");
+            text_table_cell(&table, "first");
+            text_table_cell(&table, "half-way");
+            text_table_cell(&table, "last");
+        }
+        any = true;
+        text_table_cell(&table, "%s", names[i]);
+        text_table_cell(&table, "%.4f", values[0]);
+        text_table_cell(&table, "%.4f", values[n / 2]);
+        text_table_cell(&table, "%.4f", values[n - 1]);
+        free(values);
+    }
+    if (any) {
+        fputc('\n', out);
+        text_table_print(&table, out, 2);
+    }
+}
+
+/* Both over the steps: accuracy of the answers trained on, and of the validations. */
+static void put_drawings(hid_t file, FILE *out)
+{
+    static const char *const names[][3] = {
+        {"curve/accuracy", NULL, "accuracy of the answers, by step"},
+        {"validation/score", "validation/step", "validation, by step"}};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t n = 0, n_steps = 0;
+        char group[16];
+        snprintf(group, sizeof group, "%.*s", (int)strcspn(names[i][0], "/"), names[i][0]);
+        if (H5Lexists(file, group, H5P_DEFAULT) <= 0)
+            continue;
+        double *values = read_column(file, names[i][0], &n);
+        double *steps = names[i][1] ? read_column(file, names[i][1], &n_steps) : NULL;
+        if (values && n > 2)
+            curve_draw(out, names[i][2], values, n_steps == n ? steps : NULL, n, curve_in_utf8());
+        free(values);
+        free(steps);
+    }
+}
+
 static void put_scores(hid_t file, FILE *out)
 {
     double before, after, error;
@@ -222,10 +287,11 @@ static void put_scores(hid_t file, FILE *out)
 
 static void put_run(hid_t file, FILE *out)
 {
-    static const char *const names[][2] = {{"command", "command_line"}, {"ended", "ended"},
-                                           {"numbers", "dtype"},        {"instructions", "isa"},
-                                           {"processor", "cpu"},        {"started", "started"},
-                                           {"t2 version", "t2_version"}};
+    static const char *const names[][2] = {{"transfer", "transfer"}, {"shape", "transfer_shape"},
+                                           {"source", "source"},     {"command", "command_line"},
+                                           {"ended", "ended"},       {"numbers", "dtype"},
+                                           {"instructions", "isa"},  {"processor", "cpu"},
+                                           {"started", "started"},   {"t2 version", "t2_version"}};
     int64_t steps, seed, ranks, threads;
     double seconds;
     char took[32];
@@ -252,7 +318,10 @@ int expert_describe(const char *path, FILE *out, bool verbose)
         expert_free(&e);
         return -1;
     }
-    fprintf(out, "%s: an expert of t2 train\n\n", path);
+    fprintf(out, "%s: %s\n\n", path,
+            H5Aexists(file, "adaptation") > 0 ? "a mixture of experts, of t2 adapt"
+            : H5Aexists(file, "transfer") > 0 ? "an expert of another model, of t2 transfer"
+                                              : "an expert of t2 train");
     put_text(out, "model", e.model);
     put_text(out, "SHA-256", e.identity);
     put_text(out, "task", e.task);
@@ -265,6 +334,8 @@ int expert_describe(const char *path, FILE *out, bool verbose)
     fputc('\n', out);
     put_spreads(&e, out, verbose);
     put_curve(file, out);
+    put_mixture(file, out);
+    put_drawings(file, out);
     h5_close(file);
     expert_free(&e);
     return 0;

@@ -74,8 +74,9 @@ struct factors_merge {
     size_t *first;         /* [n_modules] a factor's first chunk */
     unsigned char *filled; /* [n_modules] the factor is in its place */
 };
-/* Makes the file, with room for everything. Zeroed by the caller; free it in any case. 0, or -1
- * with error_set: the disk is full, `out` cannot be replaced ... */
+/* Makes the file in the parts' folder, which is there, with room for everything. Zeroed by the
+ * caller; free it in any case. 0, or -1 with error_set: the disk is full, `out` cannot be replaced
+ * ... */
 int factors_merge_begin(struct factors_merge *merge, const char *out,
                         const struct factors_origin *origin, enum factors_type type,
                         const struct module *modules, size_t n_modules);

@@ -62,8 +62,9 @@ struct merge *merge_create(const struct expert *expert, struct factors *factors,
                             .seed = seed,
                             .kind = kind};
     if (!kind->can_merge) {
-        error_set("%s: an adapter of the kind '%s' cannot be merged into the weights", expert->path,
-                  expert->kind);
+        error_set("%s: an adapter of the kind '%s' does something else to each token and cannot be "
+                  "merged into the weights: run it beside them, with --adapter",
+                  expert->path, expert->kind);
         goto failed;
     }
     if (adapter_settings_read(kind, expert->settings, &merge->settings) != 0) {

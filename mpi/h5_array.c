@@ -123,10 +123,10 @@ int h5_get_doubles(hid_t group, const char *name, double *values, size_t n_rows,
     return get(group, name, H5T_NATIVE_DOUBLE, values, n_rows, n_columns);
 }
 
-double *h5_numbers(hid_t group, const char *name, size_t *n)
+double *h5_numbers(hid_t group, const char *name, size_t *n_rows, size_t *n_columns)
 {
     struct h5_quiet quiet;
-    hsize_t length = 0;
+    hsize_t shape[2] = {0, 0};
     double *values = NULL;
 
     h5_quiet_begin(&quiet);
@@ -135,14 +135,17 @@ double *h5_numbers(hid_t group, const char *name, size_t *n)
     hid_t type = dataset >= 0 ? H5Dget_type(dataset) : -1;
     hid_t space = dataset >= 0 ? H5Dget_space(dataset) : -1;
     const H5T_class_t class = type >= 0 ? H5Tget_class(type) : H5T_NO_CLASS;
-    if ((class == H5T_FLOAT || class == H5T_INTEGER || class == H5T_ENUM) && space >= 0 &&
-        H5Sget_simple_extent_ndims(space) == 1 &&
-        H5Sget_simple_extent_dims(space, &length, NULL) == 1 && is_stored(dataset, type, length, 1))
-        values = malloc(((size_t)length + 1) * sizeof *values);
-    if (values && length > 0 &&
-        H5Dread(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0) {
-        free(values);
-        values = NULL;
+    const int n_dims = space >= 0 ? H5Sget_simple_extent_ndims(space) : -1;
+    if ((class == H5T_FLOAT || class == H5T_INTEGER || class == H5T_ENUM) &&
+        (n_dims == 1 || n_dims == 2) && H5Sget_simple_extent_dims(space, shape, NULL) == n_dims) {
+        const hsize_t columns = n_dims == 2 ? shape[1] : 1;
+        if (is_stored(dataset, type, shape[0], columns))
+            values = malloc(((size_t)(shape[0] * columns) + 1) * sizeof *values);
+        if (values && shape[0] * columns > 0 &&
+            H5Dread(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0) {
+            free(values);
+            values = NULL;
+        }
     }
     if (space >= 0)
         H5Sclose(space);
@@ -151,6 +154,7 @@ double *h5_numbers(hid_t group, const char *name, size_t *n)
     if (dataset >= 0)
         H5Dclose(dataset);
     h5_quiet_end(&quiet);
-    *n = values ? (size_t)length : 0;
+    *n_rows = values ? (size_t)shape[0] : 0;
+    *n_columns = values && n_dims == 2 ? (size_t)shape[1] : 0;
     return values;
 }

@@ -19,8 +19,9 @@ bool h5_shape(hid_t group, const char *name, size_t *n_rows, size_t *n_columns);
 int h5_get_floats(hid_t group, const char *name, float *values, size_t n_rows, size_t n_columns);
 int h5_get_doubles(hid_t group, const char *name, double *values, size_t n_rows, size_t n_columns);
 
-/* A whole dataset [n] of integers, bools or reals as doubles, malloc'ed; NULL (without a message)
- * where there is none, or where not all of it is stored. */
-double *h5_numbers(hid_t group, const char *name, size_t *n);
+/* A whole dataset [n_rows] or [n_rows, n_columns] of integers, bools or reals as doubles,
+ * malloc'ed; NULL (without a message) where there is none, or where not all of it is stored.
+ * *n_columns 0: one dimension. */
+double *h5_numbers(hid_t group, const char *name, size_t *n_rows, size_t *n_columns);
 
 #endif

@@ -68,7 +68,8 @@ static size_t share_ld(const struct item *item)
 
 /* ---- one item -------------------------------------------------------------------------------- */
 
-/* Keys and values of the item's sequence into panels; what pads the last chunk is zero. */
+/* Keys and values of the item's sequence, rounded as they were forward (the gradient goes straight
+ * through), into panels; what pads the last chunk is zero. */
 static void pack_keys(const struct job *j, const struct item *item, const struct scratch *s)
 {
     const struct attention_layer *a = j->a;
@@ -90,6 +91,8 @@ static void pack_keys(const struct job *j, const struct item *item, const struct
             const float *row = j->qkv + (size_t)item->sequence->rows[position] * j->ldqkv;
             rotate_head(j->e, a, key, row + a->k_offset + item->head * d, a->k_norm, position);
             memcpy(value, row + a->v_offset + item->head * d, d * sizeof *value);
+            round_as_cached(j->e, key, d);
+            round_as_cached(j->e, value, d);
         }
         for (size_t i = 0; i < CHUNK; i += KERNEL_COLUMNS) {
             math->transpose((uint32_t *)s->key_columns + (k + i) * dk, KERNEL_COLUMNS,

@@ -29,13 +29,19 @@ enum {
     ATTENTION_GRAIN = 1 << 16, /* multiply-adds below which other threads are not woken */
 };
 
+/* A head's page that will be read next and how many of its positions, 0: none. */
+struct page_ahead {
+    const char *page;
+    size_t n_keys;
+};
+
 /* Some query rows of one run and one key/value head. Row i is head i % group of token
  * first_row + i / group. */
 struct item {
     const struct batch_run *run;
     size_t head, first, n;
-    bool stores;      /* the run's keys and values, first */
-    const void *next; /* a page that will be read after these, or NULL */
+    bool stores;             /* the run's keys and values, page by page */
+    struct page_ahead after; /* what will be read after these */
 };
 
 /* What an item works in. */
@@ -57,6 +63,14 @@ static void split_rows(const struct engine *e, uint16_t *high, uint16_t *low, fl
     for (size_t i = 0; i < n; i++)
         x[i] -= f32_from_bf16(high[i]);
     e->math->to_bf16(low, x, n);
+}
+
+static struct page_ahead page_at(const struct attention_call *call, const struct batch_run *run,
+                                 size_t b, size_t head)
+{
+    const size_t left = run->first_position + run->n_rows - b * KV_PAGE;
+    return (struct page_ahead){kv_head_page(call->cache, run->pages[b], call->a->layer, head),
+                               left < KV_PAGE ? left : KV_PAGE};
 }
 
 static void gather_queries(const struct attention_call *call, const struct item *item,
@@ -99,17 +113,19 @@ static void softmax_page(const struct attention_call *call, const struct item *i
 /* One page by page_product, with f32 rows. */
 static void attend_page(const struct attention_call *call, const struct item *item,
                         struct scratch *w, const char *page, size_t first_key, size_t n_keys,
-                        const char *next)
+                        struct page_ahead next)
 {
     const struct kv_cache *cache = call->cache;
-    const size_t values = cache->key_elements * element_size(cache->element);
+    const size_t size = element_size(cache->element), values = cache->key_elements * size;
     const size_t k = round_up(call->a->head_dim, 2), width = cache->value_columns;
 
     call->e->page_product(w->s, KV_PAGE, w->q, cache->key_k, item->n, page, KV_PAGE,
-                          round_up(n_keys, KERNEL_COLUMNS), k, NULL, next);
+                          round_up(n_keys, KERNEL_COLUMNS), k, NULL, next.page,
+                          next.n_keys > 0 ? values : 0);
     softmax_page(call, item, w, first_key);
     call->e->page_product(w->o, width, w->s, KV_PAGE, item->n, page + values, width, width,
-                          round_up(n_keys, 2), w->c, next ? next + values : NULL);
+                          round_up(n_keys, 2), w->c, next.n_keys > 0 ? next.page + values : NULL,
+                          next.n_keys * width * size);
 }
 
 /* One page by the tile kernels, with rows in two parts. */
@@ -173,9 +189,7 @@ static void attend(const struct attention_call *call, const struct item *item)
             attend_page_tiles(call, item, &w, page, first_key, n_keys);
         else
             attend_page(call, item, &w, page, first_key, n_keys,
-                        b < latest / KV_PAGE
-                            ? kv_head_page(cache, run->pages[b + 1], a->layer, item->head)
-                            : item->next);
+                        b < latest / KV_PAGE ? page_at(call, run, b + 1, item->head) : item->after);
     }
     for (size_t i = 0; i < item->n; i++) {
         const size_t token = run->first_row + (item->first + i) / group;
@@ -248,13 +262,16 @@ static void run_part(void *arg, size_t part, int thread)
         const size_t index = i - j->first_items[r], n_queries = run->n_rows * group;
         const size_t first = index / a->n_kv_heads * MAX_QUERIES, left = n_queries - first;
         const size_t head = index % a->n_kv_heads;
-        struct item item = {
-            run, head, first, left < MAX_QUERIES ? left : MAX_QUERIES, !j->early[r] && first == 0,
-            NULL};
+        struct item item = {run,
+                            head,
+                            first,
+                            left < MAX_QUERIES ? left : MAX_QUERIES,
+                            !j->early[r] && first == 0,
+                            {NULL, 0}};
         if (head + 1 < a->n_kv_heads)
-            item.next = kv_head_page(call->cache, run->pages[0], a->layer, head + 1);
+            item.after = page_at(call, run, 0, head + 1);
         else if (r + 1 < batch->n_runs)
-            item.next = kv_head_page(call->cache, run[1].pages[0], a->layer, 0);
+            item.after = page_at(call, run + 1, 0, 0);
         attend(call, &item);
     }
 }

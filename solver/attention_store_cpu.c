@@ -26,6 +26,17 @@ static void store_key(const struct engine *e, const struct kv_cache *cache, void
     }
 }
 
+/* One half, even or odd, of n pairs. */
+static void store_halves(uint32_t *pairs, const uint16_t *values, size_t n, bool odd)
+{
+    if (odd)
+        for (size_t c = 0; c < n; c++)
+            pairs[c] = (pairs[c] & 0xffffu) | (uint32_t)values[c] << 16;
+    else
+        for (size_t c = 0; c < n; c++)
+            pairs[c] = (pairs[c] & 0xffff0000u) | values[c];
+}
+
 /* Value of one position: row `offset` (the K index) of the page's values. */
 static void store_value(const struct engine *e, const struct kv_cache *cache, void *page,
                         size_t offset, const float *value)
@@ -41,10 +52,9 @@ static void store_value(const struct engine *e, const struct kv_cache *cache, vo
             float *to = (float *)page + cache->key_elements + p * stride + offset * columns;
             memcpy(to, value + i, n * sizeof *to);
         } else {
-            uint16_t *to = (uint16_t *)page + cache->key_elements + p * stride +
-                           offset / 2 * 2 * columns + (offset & 1);
-            for (size_t c = 0; c < n; c++)
-                to[2 * c] = rounded[i + c];
+            uint32_t *to =
+                (uint32_t *)page + (cache->key_elements + p * stride) / 2 + offset / 2 * columns;
+            store_halves(to, rounded + i, n, offset & 1);
         }
     }
 }

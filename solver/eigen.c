@@ -1,4 +1,4 @@
-/* eigen.h: which method, and LAPACK's ?syevd. The two-stage method is eigen_two_stage.h's. */
+/* eigen.h: which method, and LAPACK's ?syevd. The others are eigen_two_stage.h's. */
 #include "solver/eigen.h"
 
 #include <cblas.h>
@@ -21,12 +21,12 @@ void blas_single_thread(void)
         openblas_set_num_threads(1);
 }
 
-enum { TWO_STAGE_FROM = 768 }; /* where it is no slower than LAPACK on one worker */
+enum { TWO_STAGE_FROM = 1024 }; /* where it is no slower than one stage on one worker */
 
 enum eigen_method eigen_method_for(size_t element_bytes, size_t n)
 {
     (void)element_bytes;
-    return n < TWO_STAGE_FROM ? EIGEN_LAPACK : EIGEN_TWO_STAGE;
+    return n < TWO_STAGE_FROM ? EIGEN_ONE_STAGE : EIGEN_TWO_STAGE;
 }
 
 /* Elements of ?syevd's work array: LAPACK's minimum and some more, as ssyevd passes sizes on as
@@ -43,7 +43,7 @@ static size_t syevd_iwork(size_t n)
 
 size_t eigen_work_bytes(enum eigen_method method, size_t element_bytes, size_t n)
 {
-    if (method == EIGEN_TWO_STAGE)
+    if (method != EIGEN_LAPACK)
         return eigen_two_stage_bytes(element_bytes, n);
     return syevd_work(n) * element_bytes + syevd_iwork(n) * sizeof(int) + 3 * 64;
 }
@@ -78,6 +78,9 @@ static int solve(const struct crew *crew, enum eigen_method method, struct arena
     int status = 0;
 
     blas_single_thread();
+    if (method == EIGEN_ONE_STAGE)
+        return element_bytes == sizeof(float) ? eigen_one_stage_f32(crew, arena, n, c, values)
+                                              : eigen_one_stage_f64(crew, arena, n, c, values);
     if (method == EIGEN_TWO_STAGE)
         return element_bytes == sizeof(float) ? eigen_two_stage_f32(crew, arena, n, c, values)
                                               : eigen_two_stage_f64(crew, arena, n, c, values);

@@ -3,7 +3,9 @@
 /* The symmetric eigenproblem of a dense matrix, all values and vectors, by a crew of workers that
  * share memory (mpi/crew.h). f32 and f64 versions of the same code.
  *
- *   lapack     ?syevd on worker 0 (the others wait): small matrices
+ *   lapack     ?syevd on worker 0 (the others wait): what the others are measured against
+ *   one-stage  ?sytrd on worker 0, then divide and conquer and one blocked back-transformation by
+ *              all: matrices that stay in cache
  *   two-stage  dense to band by blocked Householder reflections, band to tridiagonal by bulge
  *              chasing, divide and conquer, and two blocked back-transformations, mostly matrix
  *              products. Cut into parts that depend on n alone, each computed by one worker: the
@@ -16,7 +18,7 @@
 #include "mpi/crew.h"
 #include "solver/arena.h"
 
-enum eigen_method { EIGEN_LAPACK, EIGEN_TWO_STAGE };
+enum eigen_method { EIGEN_LAPACK, EIGEN_ONE_STAGE, EIGEN_TWO_STAGE };
 
 /* Solves C = Q^T diag(values) Q for the symmetric matrix in the lower triangle, seen column-major
  * (the upper seen row-major), of c [n, n]; ascending values [n]; row i of c, overwritten, is the

@@ -7,6 +7,7 @@
  * call.
  *
  * Names: a reflection is I - tau u u^T with u[0] = 1; blocks are column-major. */
+#include <stdbool.h>
 #include <stddef.h>
 
 enum {
@@ -35,6 +36,10 @@ enum {
         void (*weigh)(REAL * w, const REAL *q, const REAL *poles, REAL pole, size_t n);            \
         /* x[i] = w[i] / q[i]; returns the sum of squares */                                       \
         double (*divide)(REAL * x, const REAL *w, const REAL *q, size_t n);                        \
+        /* The root right of d[j] of 1 / rho + sum of z[i]^2 / (d[i] - x), d [k] ascending, k > 2, \
+         * rho > 0: delta[i] = d[i] - root, each to full relative accuracy. false: not found. */   \
+        bool (*root)(size_t k, size_t j, const REAL *d, const REAL *z, REAL rho, REAL *delta,      \
+                     REAL *value);                                                                 \
         /* z [EIGEN_GROUP_ROWS, EIGEN_STRIP_BYTES] row-major = (I - V T V^T) z; group as stored,   \
          * next the one that comes next, fetched meanwhile */                                      \
         void (*apply)(REAL * z, const REAL *group, const REAL *next);                              \

@@ -21,10 +21,10 @@
 #define REAL_TINY 1e-290
 #include "solver/eigen_kernels.inc"
 
-const struct eigen_kernels_f32 eigen_kernels_avx2_f32 = {first_f32,  next_f32,  weigh_f32,
-                                                         divide_f32, apply_f32, panel_f32};
-const struct eigen_kernels_f64 eigen_kernels_avx2_f64 = {first_f64,  next_f64,  weigh_f64,
-                                                         divide_f64, apply_f64, panel_f64};
+const struct eigen_kernels_f32 eigen_kernels_avx2_f32 = {
+    first_f32, next_f32, weigh_f32, divide_f32, root_f32, apply_f32, panel_f32};
+const struct eigen_kernels_f64 eigen_kernels_avx2_f64 = {
+    first_f64, next_f64, weigh_f64, divide_f64, root_f64, apply_f64, panel_f64};
 #else
 typedef int eigen_kernels_avx2_is_not_built;
 #endif

@@ -28,7 +28,7 @@ static inline bool eigen_parts_next(struct eigen_parts *p, size_t n, size_t *par
 }
 
 /* divide and conquer: a leaf's most, and a part's roots, weights and vectors */
-enum { TREE_LEAF = 256, TREE_ROOTS = 32, TREE_ROWS = 128, TREE_COLUMNS = 128 };
+enum { TREE_LEAF = 80, TREE_ROOTS = 32, TREE_ROWS = 128, TREE_COLUMNS = 128 };
 
 /* strips of vectors that are transformed together */
 enum { BACK_STRIPS = 2 };

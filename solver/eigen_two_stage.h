@@ -28,19 +28,28 @@ enum eigen_phase {
     EIGEN_PHASE_COUNT
 };
 
-/* As eigen_solve_* (eigen.h), for n >= 1 and any finite matrix; NaN or Inf is an error. */
+/* One stage: LAPACK's ?sytrd on worker 0 in place of band and chase (counted as band), the rest as
+ * above. Faster where the matrix stays in cache. */
+int eigen_one_stage_f32(const struct crew *crew, struct arena *arena, size_t n, float *c,
+                        float *values);
+int eigen_one_stage_f64(const struct crew *crew, struct arena *arena, size_t n, double *c,
+                        double *values);
+
+/* Two stages. As eigen_solve_* (eigen.h), for n >= 1 and any finite matrix; NaN or Inf is an error.
+ */
 int eigen_two_stage_f32(const struct crew *crew, struct arena *arena, size_t n, float *c,
                         float *values);
 int eigen_two_stage_f64(const struct crew *crew, struct arena *arena, size_t n, double *c,
                         double *values);
 
-/* The same; seconds [EIGEN_PHASE_COUNT] of the worker's processor time, each worker's own. */
-int eigen_two_stage_timed_f32(const struct crew *crew, struct arena *arena, size_t n, float *c,
-                              float *values, double *seconds);
-int eigen_two_stage_timed_f64(const struct crew *crew, struct arena *arena, size_t n, double *c,
-                              double *values, double *seconds);
+/* n_stages 1 or 2; seconds [EIGEN_PHASE_COUNT] of the worker's processor time, each worker's own.
+ */
+int eigen_stages_timed_f32(const struct crew *crew, int n_stages, struct arena *arena, size_t n,
+                           float *c, float *values, double *seconds);
+int eigen_stages_timed_f64(const struct crew *crew, int n_stages, struct arena *arena, size_t n,
+                           double *c, double *values, double *seconds);
 
-/* What the arena must have; element_bytes 4 or 8. */
+/* What the arena must have, for one stage or two; element_bytes 4 or 8. */
 size_t eigen_two_stage_bytes(size_t element_bytes, size_t n);
 
 #endif

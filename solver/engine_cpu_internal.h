@@ -58,6 +58,17 @@ static inline void rotate_head(const struct engine *e, const struct attention_la
     e->math->rope(x, a->rope_cos + position * half, a->rope_sin + position * half, half);
 }
 
+/* x [n <= ENGINE_MAX_HEAD_DIM], a key or value, as the cache holds it. */
+static inline void round_as_cached(const struct engine *e, float *x, size_t n)
+{
+    uint16_t rounded[ENGINE_MAX_HEAD_DIM];
+    if (e->kv_form == KV_F32)
+        return;
+    e->math->to_bf16(rounded, x, n);
+    for (size_t i = 0; i < n; i++)
+        x[i] = f32_from_bf16(rounded[i]);
+}
+
 /* One chunk's part of a row's result: its largest logit, where, and the sum of exp(logit - max). */
 struct head_part {
     float max, sum;

@@ -6,10 +6,11 @@
 
 static void product_f32_plain(float *y, size_t ldy, const float *x, size_t ldx, size_t n_rows,
                               const void *w, size_t pitch, size_t n_columns, size_t k,
-                              const float *scales, const void *next)
+                              const float *scales, const void *next, size_t next_bytes)
 {
     const float *elements = w;
     (void)next;
+    (void)next_bytes;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t c0 = 0; c0 < n_columns; c0 += KERNEL_COLUMNS) {
             float sum[KERNEL_COLUMNS] = {0}, *out = y + r * ldy + c0;
@@ -23,10 +24,11 @@ static void product_f32_plain(float *y, size_t ldy, const float *x, size_t ldx, 
 
 static void product_bf16_plain(float *y, size_t ldy, const float *x, size_t ldx, size_t n_rows,
                                const void *w, size_t pitch, size_t n_columns, size_t k,
-                               const float *scales, const void *next)
+                               const float *scales, const void *next, size_t next_bytes)
 {
     const uint16_t *elements = w;
     (void)next;
+    (void)next_bytes;
     for (size_t r = 0; r < n_rows; r++)
         for (size_t c0 = 0; c0 < n_columns; c0 += KERNEL_COLUMNS) {
             float sum[KERNEL_COLUMNS] = {0}, *out = y + r * ldy + c0;

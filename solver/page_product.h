@@ -24,12 +24,13 @@
  * x       f32 [n_rows, >= k], row stride ldx
  * w       elements, 64-byte aligned; n_columns <= pitch, both multiples of 16; k even for bf16
  * scales  [n_rows] or NULL
- * next    memory of the same layout that is read after this, fetched on the way; NULL: none
+ * next    next_bytes of memory that are read after this, fetched on the way: prefetchers start
+ *         anew at every 4 KiB, and a head's page is a few of them. 0 bytes: none
  *
  * k * n_columns is at most PAGE_PRODUCT_MOST. */
 typedef void page_product(float *y, size_t ldy, const float *x, size_t ldx, size_t n_rows,
                           const void *w, size_t pitch, size_t n_columns, size_t k,
-                          const float *scales, const void *next);
+                          const float *scales, const void *next, size_t next_bytes);
 
 enum { PAGE_PRODUCT_MOST = 64 * 256 };
 

@@ -10,8 +10,8 @@
 #include "solver/eigen.h"
 #include "solver/svd_internal.h"
 
-static const char *const method_names[SVD_METHOD_COUNT] = {"auto",      "lapack", "two-stage",
-                                                           "scalapack", "elpa",   "gesvd"};
+static const char *const method_names[SVD_METHOD_COUNT] = {
+    "auto", "lapack", "one-stage", "two-stage", "scalapack", "elpa", "gesvd"};
 static const char *const precision_names[SVD_PRECISION_COUNT] = {"auto", "f32", "f64"};
 
 const char *svd_method_name(enum svd_method method)
@@ -37,9 +37,10 @@ int svd_method_parse(const char *name, enum svd_method *method)
             *method = (enum svd_method)i;
             return 0;
         }
-    return error_set("there is no decomposition method '%s': choose auto, lapack, two-stage, "
-                     "scalapack, elpa or gesvd",
-                     name);
+    return error_set(
+        "there is no decomposition method '%s': choose auto, lapack, one-stage, two-stage, "
+        "scalapack, elpa or gesvd",
+        name);
 }
 
 int svd_precision_parse(const char *name, enum svd_precision *precision)
@@ -90,6 +91,7 @@ static size_t largest(size_t a, size_t b)
 static enum eigen_method eigen_method_of(const struct svd_options *options, size_t bytes, size_t r)
 {
     return options->method == SVD_LAPACK      ? EIGEN_LAPACK
+           : options->method == SVD_ONE_STAGE ? EIGEN_ONE_STAGE
            : options->method == SVD_TWO_STAGE ? EIGEN_TWO_STAGE
                                               : eigen_method_for(bytes, r);
 }
@@ -246,7 +248,9 @@ static int solve_by_gram(struct state *s, size_t bytes, bool *accepted)
     if (*accepted) {
         deliver(s, bytes, c);
         s->report->bound = measure.bound;
-        s->report->method = method == EIGEN_LAPACK ? SVD_LAPACK : SVD_TWO_STAGE;
+        s->report->method = method == EIGEN_LAPACK      ? SVD_LAPACK
+                            : method == EIGEN_ONE_STAGE ? SVD_ONE_STAGE
+                                                        : SVD_TWO_STAGE;
         s->report->precision = f32 ? SVD_F32 : SVD_F64;
         s->known_residual = f32 ? measure.residual : -1;
     }
@@ -284,7 +288,7 @@ static void solve_zero(struct state *s)
         row[w->parts.next] = 1;
         s->sigma[w->parts.next] = 0;
     }
-    s->report->method = options->method == SVD_AUTO ? SVD_LAPACK : options->method;
+    s->report->method = options->method == SVD_AUTO ? SVD_ONE_STAGE : options->method;
     s->report->precision = options->precision == SVD_PRECISION_AUTO ? SVD_F32 : options->precision;
 }
 

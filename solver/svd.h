@@ -32,11 +32,12 @@ struct svd_source {
     const char *name; /* for messages */
 };
 
-/* How the eigenproblem is solved. AUTO: one node's workers, LAPACK or two-stage by size
+/* How the eigenproblem is solved. AUTO: one node's workers, one stage or two by size
  * (eigen_method_for); the others as asked for. The grid methods are svd_grid.h's. */
 enum svd_method {
     SVD_AUTO,
     SVD_LAPACK,
+    SVD_ONE_STAGE,
     SVD_TWO_STAGE,
     SVD_SCALAPACK, /* p?syevd on the Gram matrix */
     SVD_ELPA,      /* the same by ELPA */
@@ -45,7 +46,7 @@ enum svd_method {
 };
 enum svd_precision { SVD_PRECISION_AUTO, SVD_F32, SVD_F64, SVD_PRECISION_COUNT };
 
-/* "auto", "lapack", "two-stage", ...; "auto", "f32", "f64". */
+/* "auto", "lapack", "one-stage", ...; "auto", "f32", "f64". */
 const char *svd_method_name(enum svd_method method);
 const char *svd_precision_name(enum svd_precision precision);
 /* -1 with error_set naming the choices. */

@@ -351,23 +351,37 @@ static double coupling(const struct couplings *c, size_t i, size_t j)
     return fabs(c->band[at] - c->d[i] * c->cross[at]);
 }
 
-/* What the measured neighbours do to d_i, to second order: each pair's exact 2 x 2 solution. */
-static double near_shift(const struct couplings *c, size_t i)
+/* What the measured neighbours do to each d_i: `moved`, to second order by each pair's exact 2 x 2
+ * solution; `second`, how much that is at most; `ratio`, the sum of couplings over distances. [r]
+ */
+static void pair_sums(const struct couplings *c, double *moved, double *second, double *ratio)
 {
-    const size_t chunk = i / c->near;
-    const size_t first = chunk > 0 ? (chunk - 1) * c->near : 0;
-    const size_t end = svd_at_most((chunk + 2) * c->near, c->r);
-    double sum = 0;
+    const size_t r = c->r, near = c->near;
 
-    for (size_t j = first; j < end; j++) {
-        if (j == i)
-            continue;
-        const double a = coupling(c, i, j), gap = c->d[i] - c->d[j];
-        const double root = sqrt(gap * gap + 4 * a * a) + fabs(gap);
-        const double part = root > 0 ? 2 * a * a / root : 0;
-        sum += gap < 0 || (gap == 0 && i < j) ? -part : part;
+    for (size_t i = 0; i < r; i++)
+        moved[i] = second[i] = ratio[i] = 0;
+    for (size_t i = 0; i < r; i++) {
+        const size_t base = i / near * near, n = svd_at_most(base + 2 * near, r) - base;
+        const double *band = c->band + i * 2 * near, *cross = c->cross + i * 2 * near;
+        const double di = c->d[i], *d = c->d + base;
+        double sum_moved = 0, sum_second = 0, sum_ratio = 0;
+        for (size_t j = i + 1 - base; j < n; j++) {
+            const double a = fabs(band[j] - di * cross[j]), gap = di - d[j], g = fabs(gap);
+            const double root = sqrt(g * g + 4 * a * a) + g;
+            const double part = root > 0 ? 2 * a * a / root : 0;
+            const double up = gap > 0 ? part : -part, over = a < g ? a / g : 1;
+            const double most = a == 0 ? 0 : a * over;
+            sum_moved += up;
+            sum_second += most;
+            sum_ratio += over;
+            moved[base + j] -= up;
+            second[base + j] += most;
+            ratio[base + j] += over;
+        }
+        moved[i] += sum_moved;
+        second[i] += sum_second;
+        ratio[i] += sum_ratio;
     }
-    return sum;
 }
 
 /* The third order among the nearest: sum over j, k of c_ij c_jk c_ki / (g_ij g_ik). */
@@ -388,30 +402,25 @@ static double third_order(const struct couplings *c, size_t i)
     return sum;
 }
 
-/* Error of d_i once near_shift has been added: the third order, the fourth as the second times
- * couplings over distances squared, and what is far. far [2]: spans before and after the measured
- * neighbours. */
-static double value_error(const struct couplings *c, size_t i, double eps, const struct span far[2])
+/* Error of d_i once the pairs' shifts have been added, from what is far. far [2]: spans before and
+ * after the measured neighbours. */
+static double far_error(double d, double eps, const struct span far[2])
 {
-    const size_t chunk = i / c->near;
-    const size_t first = chunk > 0 ? (chunk - 1) * c->near : 0;
-    const size_t end = svd_at_most((chunk + 2) * c->near, c->r);
-    const double gap = fmin(gap_to(c->d[i], far[0]), gap_to(c->d[i], far[1]));
-    double second = 0, ratio = 0;
+    const double gap = fmin(gap_to(d, far[0]), gap_to(d, far[1]));
 
-    for (size_t j = first; j < end; j++)
-        if (j != i) {
-            const double a = coupling(c, i, j), g = fabs(c->d[i] - c->d[j]);
-            second += shift(a, g);
-            ratio += a < g ? a / g : 1;
-        }
-    return fmin(second, third_order(c, i) + second * ratio * ratio) +
-           (isinf(gap) ? 0 : shift(eps, gap));
+    return isinf(gap) ? 0 : shift(eps, gap);
+}
+
+/* From what is near: the third order, and the fourth as the second times couplings over distances
+ * squared. */
+static double near_error(const struct couplings *c, size_t i, double second, double ratio)
+{
+    return fmin(second, third_order(c, i) + second * ratio * ratio);
 }
 
 /* quotient_error: relative, as measured. */
-static double largest_bound(const struct couplings *c, const double rms[SVD_GROUPS],
-                            double quotient_error, double unit)
+static double largest_bound(const struct couplings *c, const double *second, const double *ratio,
+                            const double rms[SVD_GROUPS], double quotient_error, double unit)
 {
     const size_t r = c->r;
     double trace = 0;
@@ -433,8 +442,13 @@ static double largest_bound(const struct couplings *c, const double rms[SVD_GROU
                 continue;
             while (i >= svd_group_begin(r, g + 1))
                 g++;
-            bound = svd_worse(bound, relative_error(value_error(c, i, 2 * rms[g], far), c->d[i]) +
-                                         4 * fmax(quotient_error, 0.5 * unit * (1 + mean / sigma)));
+            const double rounding = 4 * fmax(quotient_error, 0.5 * unit * (1 + mean / sigma));
+            const double far_part = far_error(c->d[i], 2 * rms[g], far);
+            /* The second order alone is the most that near_error can be. */
+            if (relative_error(second[i] + far_part, c->d[i]) + rounding <= bound)
+                continue;
+            const double error = near_error(c, i, second[i], ratio[i]) + far_part;
+            bound = svd_worse(bound, relative_error(error, c->d[i]) + rounding);
         }
     }
     return bound;
@@ -444,9 +458,9 @@ size_t svd_measure_bytes(size_t r, int crew_size)
 {
     const size_t near = band_of(sizeof(float), r);
 
-    return r * SVD_BLOCK * 8 + 4 * r * near * 8 + 3 * r * 8 +
+    return r * SVD_BLOCK * 8 + 4 * r * near * 8 + 5 * r * 8 +
            (size_t)crew_size * 2 * near * near * 8 + SVD_PROBES * 8 + 64 + svd_apply_bytes(r) +
-           10 * 64;
+           12 * 64;
 }
 
 int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
@@ -457,6 +471,7 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
     struct svd_measure *shared = arena_take(a, sizeof *shared);
     double *zt = arena_take(a, SVD_PROBES * r * sizeof *zt);
     double *shifts = arena_take(a, r * sizeof *shifts);
+    double *second = arena_take(a, r * sizeof *second), *ratio = arena_take(a, r * sizeof *ratio);
     double *cross = arena_take(a, 2 * r * near * sizeof *cross);
     struct pass p = {.bytes = bytes, .near = near, .q = q, .d = values, .zt = zt};
     double rms[SVD_GROUPS], worst[SVD_GROUPS];
@@ -468,8 +483,8 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
     p.st = arena_take(a, SVD_PROBES * r * sizeof *p.st);
     p.squares = arena_take(a, SVD_PROBES * sizeof *p.squares);
     status = take_probes(w, &p);
-    if (status != 0 || !shared || !zt || !shifts || !cross || !p.yt || !p.band || !tiles || !p.st ||
-        !p.squares) {
+    if (status != 0 || !shared || !zt || !shifts || !second || !ratio || !cross || !p.yt ||
+        !p.band || !tiles || !p.st || !p.squares) {
         status =
             error_set("%s: the memory given for its decomposition is too small", w->source->name);
         goto done;
@@ -492,6 +507,7 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
         const double top = span_of(values, 0, r).high,
                      floor = top * ((double)r * 0x1p-52) * ((double)r * 0x1p-52);
         double quotient_error = 0, largest = 0;
+        pair_sums(&c, shifts, second, ratio);
         for (size_t i = 0; i < SVD_SINGLES; i++) {
             const size_t s = svd_single(r, i);
             const double norm = sum_squares(bytes, blas_at_const(q, bytes, s * r), r);
@@ -501,11 +517,9 @@ int svd_measure(struct svd_work *w, size_t bytes, const void *q, double *values,
         }
         for (size_t g = 0; g < SVD_GROUPS; g++)
             largest = svd_worse(largest, worst[g]);
-        shared->bound =
-            largest_bound(&c, rms, quotient_error, bytes == sizeof(float) ? 0x1p-24 : 0x1p-53);
+        shared->bound = largest_bound(&c, second, ratio, rms, quotient_error,
+                                      bytes == sizeof(float) ? 0x1p-24 : 0x1p-53);
         shared->residual = top > 0 ? largest / top : 0;
-        for (size_t i = 0; i < r; i++)
-            shifts[i] = near_shift(&c, i);
         for (size_t i = 0; i < r; i++)
             values[i] += values[i] + shifts[i] > 0 ? shifts[i] : 0;
     }

@@ -8,6 +8,19 @@ endif()
 set(T2_TEST_ENVIRONMENT
   "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none"
   "ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1;T2_TASKS=${CMAKE_SOURCE_DIR}/data/tasks")
+# t2 starts itself again with the OpenBLAS kernels of the processor's class (solver/blas_kernels.c),
+# where OpenBLAS itself takes an old core's. What stands on the BLAS most is tested with each of them.
+set(T2_BLAS_TESTS solver.eigen solver.eigen_two_stage solver.svd model.decompose)
+set(T2_BLAS_KERNELS "")
+if(EXISTS /proc/cpuinfo)
+  file(STRINGS /proc/cpuinfo flags REGEX "^flags" LIMIT_COUNT 1)
+  if(flags MATCHES " avx2 ")
+    list(APPEND T2_BLAS_KERNELS Haswell)
+  endif()
+  if(flags MATCHES " avx512f " AND flags MATCHES " avx512vl ")
+    list(APPEND T2_BLAS_KERNELS SkylakeX)
+  endif()
+endif()
 foreach(source ${test_sources})
   get_filename_component(name ${source} NAME_WE)
   get_filename_component(folder ${source} DIRECTORY)
@@ -29,10 +42,26 @@ foreach(source ${test_sources})
       set_tests_properties(${folder}.${name}.n${n} PROPERTIES
         ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT ${T2_TEST_TIMEOUT} SKIP_RETURN_CODE 77 PROCESSORS 2)
     endforeach()
+    if("${folder}.${name}" IN_LIST T2_BLAS_TESTS)
+      foreach(core ${T2_BLAS_KERNELS})
+        add_test(NAME ${folder}.${name}.n2.${core}
+          COMMAND ${T2_MPIRUN} --oversubscribe --bind-to none -n 2 $<TARGET_FILE:${target}>)
+        set_tests_properties(${folder}.${name}.n2.${core} PROPERTIES TIMEOUT ${T2_TEST_TIMEOUT}
+          ENVIRONMENT "${T2_TEST_ENVIRONMENT};OPENBLAS_CORETYPE=${core}" SKIP_RETURN_CODE 77
+          PROCESSORS 2)
+      endforeach()
+    endif()
   else()
     add_test(NAME ${folder}.${name} COMMAND ${target})
     set_tests_properties(${folder}.${name} PROPERTIES
       ENVIRONMENT "${T2_TEST_ENVIRONMENT}" TIMEOUT ${T2_TEST_TIMEOUT} SKIP_RETURN_CODE 77)
+    if("${folder}.${name}" IN_LIST T2_BLAS_TESTS)
+      foreach(core ${T2_BLAS_KERNELS})
+        add_test(NAME ${folder}.${name}.${core} COMMAND ${target})
+        set_tests_properties(${folder}.${name}.${core} PROPERTIES TIMEOUT ${T2_TEST_TIMEOUT}
+          ENVIRONMENT "${T2_TEST_ENVIRONMENT};OPENBLAS_CORETYPE=${core}" SKIP_RETURN_CODE 77)
+      endforeach()
+    endif()
   endif()
 endforeach()
 

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # the variables are for the scripts that source this
 # What the job scripts share. They are started by jobs/submit.sh, or by hand:
 #
 #   sbatch --export=ALL,T2_HOME=$PWD,T2_RUN=runs/one jobs/slurm/train.sbatch
@@ -90,6 +91,7 @@ stage() {
     staged=$path
     [ -n "${T2_LOCAL:-}" ] || return 0
     target=$T2_LOCAL/t2-$SLURM_JOB_ID
+    # shellcheck disable=SC2016 # for the shell on the nodes
     srun --ntasks-per-node=1 --ntasks="${SLURM_JOB_NUM_NODES:-1}" bash -c \
         'mkdir -p "$2" && cp -RL "$1" "$2/"' - "$path" "$target"
     staged=$target/$(basename "$path")

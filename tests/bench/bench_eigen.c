@@ -1,6 +1,8 @@
-/* The symmetric eigenproblem by phases: the two-stage solver beside LAPACK's ?syevd, in one run.
+/* The symmetric eigenproblem by phases: the one- or two-stage solver beside LAPACK's ?syevd, in one
+ * run.
  *
  *   bench_eigen [--n 2048,4096] [--type f32|f64|both] [--workers 1,2] [--reps N] [--lapack 0|1]
+ *               [--stages 1|2]
  *
  * Workers are threads. The matrices are G^T G of Gaussian G. The machine is
  * shared: the contenders take turns, and the best repetition of each phase counts, in processor
@@ -34,6 +36,7 @@ struct job {
     struct crew crew;
     struct arena arena;
     size_t n;
+    int n_stages;
     bool wide; /* f64 */
     void *c, *values;
     double seconds[EIGEN_PHASE_COUNT];
@@ -67,16 +70,17 @@ static void *work(void *argument)
 
     openblas_set_num_threads(1); /* a setting of the thread, with OpenMP */
     crew_wait(&j->crew);
-    j->status =
-        j->wide ? eigen_two_stage_timed_f64(&j->crew, &j->arena, j->n, j->c, j->values, j->seconds)
-                : eigen_two_stage_timed_f32(&j->crew, &j->arena, j->n, j->c, j->values, j->seconds);
+    j->status = j->wide ? eigen_stages_timed_f64(&j->crew, j->n_stages, &j->arena, j->n, j->c,
+                                                 j->values, j->seconds)
+                        : eigen_stages_timed_f32(&j->crew, j->n_stages, &j->arena, j->n, j->c,
+                                                 j->values, j->seconds);
     if (j->status)
         die(error_message());
     return NULL;
 }
 
-static double two_stage(size_t n, bool wide, int workers, const void *matrix, void *c, void *values,
-                        double best[EIGEN_PHASE_COUNT])
+static double staged(int stages, size_t n, bool wide, int workers, const void *matrix, void *c,
+                     void *values, double best[EIGEN_PHASE_COUNT])
 {
     const size_t element = wide ? 8 : 4, n_bytes = eigen_two_stage_bytes(element, n);
     struct crew_state state;
@@ -89,6 +93,7 @@ static double two_stage(size_t n, bool wide, int workers, const void *matrix, vo
         jobs[i] = (struct job){.crew = {i, workers, workers > 1 ? &state : NULL},
                                .arena = {memory, n_bytes, 0},
                                .n = n,
+                               .n_stages = stages,
                                .wide = wide,
                                .c = c,
                                .values = values};
@@ -185,7 +190,7 @@ static void *matrix_make(size_t n, bool wide)
 }
 
 static void bench(size_t n, bool wide, const int *workers, int n_workers, int reps,
-                  bool with_lapack)
+                  bool with_lapack, int stages)
 {
     const size_t element = wide ? 8 : 4;
     const double n3 = (double)n * (double)n * (double)n;
@@ -203,7 +208,8 @@ static void bench(size_t n, bool wide, const int *workers, int n_workers, int re
         if (with_lapack)
             reference = fmin(reference, lapack(n, wide, matrix, c, values));
         for (int w = 0; w < n_workers; w++)
-            total[w] = fmin(total[w], two_stage(n, wide, workers[w], matrix, c, values, best[w]));
+            total[w] =
+                fmin(total[w], staged(stages, n, wide, workers[w], matrix, c, values, best[w]));
     }
     printf("n %zu %s", n, wide ? "f64" : "f32");
     if (with_lapack)
@@ -240,7 +246,7 @@ static int list(char *text, int *values)
 int main(int argc, char **argv)
 {
     int orders[MAX_LIST] = {2048}, n_orders = 1, workers[MAX_LIST] = {1, 2}, n_workers = 2,
-        reps = 3;
+        reps = 3, stages = 2;
     bool with_lapack = true;
     const char *type = "both";
 
@@ -255,6 +261,8 @@ int main(int argc, char **argv)
             reps = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--lapack"))
             with_lapack = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--stages"))
+            stages = atoi(argv[i + 1]);
         else
             die("see the comment at the top of bench_eigen.c for the options");
     }
@@ -263,6 +271,6 @@ int main(int argc, char **argv)
     for (int i = 0; i < n_orders; i++)
         for (int wide = 1; wide >= 0; wide--)
             if (!strcmp(type, "both") || !strcmp(type, wide ? "f64" : "f32"))
-                bench((size_t)orders[i], wide, workers, n_workers, reps, with_lapack);
+                bench((size_t)orders[i], wide, workers, n_workers, reps, with_lapack, stages);
     return 0;
 }

@@ -3,7 +3,8 @@
  * The gradients of tests/oracle/svf_gradient_oracle.py's FILE by our own backward pass, element by
  * element beside those of automatic differentiation in f64: how errors are distributed, relative to
  * the element itself and to the root mean square of its matrix, over all singular values and over
- * the smallest tenth. */
+ * the smallest tenth; and, where FILE.sums is there, relative to the sum of the absolute values of
+ * what the tokens add to the element. */
 #include <math.h>
 
 #include "tests/model/gradient_fixture.h"
@@ -31,9 +32,26 @@ static void print_distribution(const char *name, double *errors, size_t n)
 }
 
 struct errors {
-    double *own, *own_small, *rms, *rms_small;
+    double *own, *own_small, *rms, *rms_small, *sums;
+    const float *contributions; /* FILE.sums, or NULL */
     size_t n, n_small;
 };
+
+/* FILE.sums [n], or NULL. */
+static float *read_sums(const char *path, size_t n)
+{
+    char name[4096];
+    snprintf(name, sizeof name, "%s.sums", path);
+    FILE *file = fopen(name, "rb");
+    float *sums = file ? malloc((n + 1) * sizeof *sums) : NULL;
+    if (sums && fread(sums, sizeof *sums, n, file) != n) {
+        free(sums);
+        sums = NULL;
+    }
+    if (file)
+        fclose(file);
+    return sums;
+}
 
 static void add_matrix(struct errors *all, const struct gradient_fixture *f, size_t i,
                        const float *actual)
@@ -49,6 +67,8 @@ static void add_matrix(struct errors *all, const struct gradient_fixture *f, siz
     for (size_t k = 0; k < r; k++) {
         const double error = fabs((double)actual[k] - (double)expected[k]);
         error_square += error * error;
+        if (all->contributions)
+            all->sums[all->n] = error / (double)all->contributions[all->n];
         all->own[all->n] = error / fabs((double)expected[k]);
         all->rms[all->n++] = error / rms;
         if (k + n_small >= r) {
@@ -99,6 +119,8 @@ int main(int argc, char **argv)
     struct errors all = {.own = malloc(n * sizeof(double)),
                          .own_small = malloc(n * sizeof(double)),
                          .rms = malloc(n * sizeof(double)),
+                         .sums = malloc(n * sizeof(double)),
+                         .contributions = read_sums(argv[2], n),
                          .rms_small = malloc(n * sizeof(double))};
     printf("%s, %zu tokens, %zu matrices: loss %.7f (reference %.7f)\n",
            options.element == ELEMENT_F32 ? "f32" : "bf16", f.n_tokens, f.n_matrices, loss,
@@ -110,12 +132,16 @@ int main(int argc, char **argv)
     }
     print_distribution("relative to the element", all.own, all.n);
     print_distribution("to the matrix's rms", all.rms, all.n);
+    if (all.contributions)
+        print_distribution("to the sum of its parts' sizes", all.sums, all.n);
     print_distribution("smallest tenth: to the element", all.own_small, all.n_small);
     print_distribution("smallest tenth: to its rms", all.rms_small, all.n_small);
     free(all.own);
     free(all.own_small);
     free(all.rms);
     free(all.rms_small);
+    free(all.sums);
+    free((void *)all.contributions);
     status = 0;
 done:
     free(gradient);

@@ -1,5 +1,5 @@
 /* mpirun -n P bench_svd --set 2048x2048:8,4096x4096:4 [--condition C] [--spectrum log|linear]
- *     [--precision auto|f32|f64] [--method auto|lapack|two-stage|scalapack|elpa|gesvd]
+ *     [--precision auto|f32|f64] [--method auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd]
  *     [--crew auto|one|all] [--check] [--repeat N] [--seed N]
  *
  * Times the decomposition of a set of made-up matrices in the memory of one node, as t2 decompose

@@ -11,38 +11,12 @@
 #include "eval/results.h"
 #include "mpi/error.h"
 #include "mpi/h5.h"
+#include "tests/eval/byte_tokenizer.h"
 #include "tests/eval/folder.h"
 
 static struct comm world;
 static const struct comm alone = {.handle = MPI_COMM_SELF, .size = 1, .node_size = 1};
 static struct tokenizer *tokenizer;
-
-/* A byte-level tokenizer without merges: one token a byte. */
-static struct tokenizer *make_tokenizer(void)
-{
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = open_memstream(&text, &size);
-    unsigned next = 256;
-
-    fprintf(out, "{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,"
-                 "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
-                 "\"trim_offsets\":true,\"use_regex\":true},\"post_processor\":null,"
-                 "\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,"
-                 "\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":\"BPE\","
-                 "\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,"
-                 "\"end_of_word_suffix\":null,\"fuse_unk\":false,\"byte_fallback\":false,"
-                 "\"vocab\":{");
-    for (unsigned byte = 0; byte < 256; byte++) {
-        bool shown = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-        fprintf(out, "%s\"\\u%04x\":%u", byte ? "," : "", shown ? byte : next++, byte);
-    }
-    fprintf(out, "},\"merges\":[]}}");
-    fclose(out);
-    struct tokenizer *made = tokenizer_from_json(text, size, "bytes");
-    free(text);
-    return made;
-}
 
 /* ---- a scheduler without a model: what it answers is a hash of the request's tokens -------------
  */
@@ -305,6 +279,67 @@ static void a_tasks_own_data_have_its_examples_too(void **state)
     task_result_free(&result);
 }
 
+struct groups_seen {
+    size_t order[8], n;
+};
+
+static int see_group(void *context, size_t group)
+{
+    struct groups_seen *seen = context;
+
+    seen->order[seen->n++] = group;
+    return group == 5 ? error_set("no expert for group 5") : 0;
+}
+
+static void groups_leave_the_records_of_one_run(void **state)
+{
+    (void)state;
+    static const char *const tasks[] = {choice_task, number_task, label_task};
+    int32_t of_row[N_ITEMS];
+    struct groups_seen seen = {0};
+    struct evaluate_groups groups = {4, of_row, see_group, &seen};
+    struct evaluate_options options = options_for(8);
+    struct task_result whole, parts;
+
+    for (int i = 0; i < N_ITEMS; i++)
+        of_row[i] = i % 7 == 0 ? 3 : i % 2 ? 0 : 1; /* none in group 2 */
+    for (size_t t = 0; t < 3; t++) {
+        options.groups = NULL;
+        assert_int_equal(0, evaluate_text(&world, tasks[t], &options, &whole));
+        options.groups = &groups;
+        seen.n = 0;
+        assert_int_equal(0, evaluate_text(&world, tasks[t], &options, &parts));
+        assert_int_equal(3, seen.n);
+        assert_int_equal(3, seen.order[2]);
+        if (world.rank == 0)
+            assert_same_records(&whole, &parts);
+        assert_int_equal(whole.prompt_tokens, parts.prompt_tokens);
+        task_result_free(&whole);
+        task_result_free(&parts);
+    }
+    groups.n = 6;
+    of_row[50] = 5;
+    assert_int_equal(-1, evaluate_text(&world, choice_task, &options, &parts));
+    assert_non_null(strstr(error_message(), "group 5"));
+    of_row[50] = 6;
+    assert_int_equal(-1, evaluate_text(&world, choice_task, &options, &parts));
+    assert_non_null(strstr(error_message(), "none of the 6 groups"));
+}
+
+static void answers_only_leaves_choices_unscored(void **state)
+{
+    (void)state;
+    struct evaluate_options options = options_for(8);
+    struct task_result result;
+
+    options.answers_only = true;
+    assert_int_equal(0, evaluate_text(&world, label_task, &options, &result));
+    assert_true(isnan(result.gold_probability));
+    if (world.rank == 0)
+        assert_int_equal(0, result.items[0].n_choices);
+    task_result_free(&result);
+}
+
 static void a_limit_takes_the_first_items(void **state)
 {
     (void)state;
@@ -437,7 +472,7 @@ static int make_folder(void **state)
         write_own_data();
     }
     MPI_Bcast(folder_path, sizeof folder_path, MPI_CHAR, 0, world.handle);
-    tokenizer = make_tokenizer();
+    tokenizer = make_byte_tokenizer();
     return tokenizer ? 0 : -1;
 }
 
@@ -457,6 +492,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(records_are_the_same_for_any_batch_and_rank_count),
         cmocka_unit_test(metrics_apply_where_they_should),
         cmocka_unit_test(a_tasks_own_data_have_its_examples_too),
+        cmocka_unit_test(groups_leave_the_records_of_one_run),
+        cmocka_unit_test(answers_only_leaves_choices_unscored),
         cmocka_unit_test(a_limit_takes_the_first_items),
         cmocka_unit_test(results_of_different_runs_hold_the_same_columns),
         cmocka_unit_test(a_failing_rank_fails_all_with_its_sentence),

@@ -1,6 +1,7 @@
-/* The readers of expert files and training states on HDF5 files that are well-formed but for what
- * they say: the input picks attributes, names, links, types, shapes and values. (Bytes that are no
- * proper HDF5 at all would test libhdf5, whose 1.10 loops for ever on some.) */
+/* The readers of expert files, mixtures, and the states of training and adaptation on HDF5 files
+ * that are well-formed but for what they say: the input picks attributes, names, links, types,
+ * shapes and values. (Bytes that are no proper HDF5 at all would test libhdf5, whose 1.10 loops for
+ * ever on some.) */
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -9,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "jobs/adapt_result.h"
+#include "jobs/adapt_state.h"
 #include "model/expert.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
@@ -160,7 +163,73 @@ static void put_state(struct feed *feed, hid_t file)
     put_dataset(feed, file, "validations", 0);
 }
 
-static void use(const char *path, bool state)
+static void put_adaptation(struct feed *feed, hid_t file)
+{
+    static const char *const columns[] = {"best",    "best_tie",     "mean",        "least",
+                                          "most",    "n_candidates", "n_abandoned", "n_evaluated",
+                                          "seconds", "means",        "deviations",  "bests"};
+
+    put_text(feed, file, "kind", "t2 adaptation state");
+    put_int(feed, file, "format_version", 1);
+    put_text(feed, file, "settings", "seed = 1\n");
+    put_text(feed, file, "method", "cem");
+    put_int(feed, file, "iteration", 1);
+    put_real(feed, file, "best");
+    put_dataset(feed, file, "search", 4 + 3);
+    hid_t curve = h5_group_create(file, "curve");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        if (take(feed, 16) != 1)
+            put_dataset(feed, curve, columns[i], 1);
+    H5Gclose(curve);
+}
+
+/* What t2 adapt puts beside an expert's matrices. */
+static void put_mixture(struct feed *feed, hid_t file)
+{
+    static const char *const columns[] = {"shots", "shots_error", "test", "test_error", "gap"};
+
+    put_text(feed, file, "adaptation", "cem");
+    put_text(feed, file, "mix", "z");
+    put_int(feed, file, "shots", 3);
+    put_int(feed, file, "iterations", 3);
+    put_int(feed, file, "test_items", 3);
+    put_real(feed, file, "best");
+    hid_t group = h5_group_create(file, "mixture");
+    put_dataset(feed, group, "alpha", 1);
+    put_dataset(feed, group, take(feed, 2) ? "experts" : "groups", 2);
+    H5Gclose(group);
+    group = h5_group_create(file, "scores");
+    for (size_t i = 0; i < 5; i++)
+        put_dataset(feed, group, columns[i], 3);
+    H5Gclose(group);
+}
+
+/* One expert of one matrix with one component: a search of one coordinate. */
+static void use_adaptation(const char *path, FILE *null)
+{
+    float one = 1, *z = &one;
+    struct module module = {.name = "mlp.down_proj", .n_rows = 1, .n_columns = 1};
+    size_t first[2] = {0, 1}, layer = 0;
+    const struct expert_set set = {.n = 1,
+                                   .modules = &module,
+                                   .n_modules = 1,
+                                   .first = first,
+                                   .layer = &layer,
+                                   .n_layers = 1,
+                                   .n_parameters = 1,
+                                   .z = &z};
+    const struct fewshot_options options = {.search = search_defaults()};
+    struct fewshot f;
+
+    if (fewshot_create(&f, &set, &options) != 0)
+        abort();
+    (void)adapt_state_read(&f, "seed = 1\n", path);
+    fewshot_free(&f);
+    if (adapt_state_is_file(path))
+        (void)adapt_state_describe(path, null);
+}
+
+static void use(const char *path, size_t kind)
 {
     struct train_state s;
     struct expert e;
@@ -168,7 +237,9 @@ static void use(const char *path, bool state)
 
     if (!null)
         abort();
-    if (state) {
+    if (kind == 2) {
+        use_adaptation(path, null);
+    } else if (kind == 1) {
         if (train_state_create(&s, 3, 0) != 0)
             abort();
         (void)train_state_read(&s, "seed = 1\n", path);
@@ -178,6 +249,8 @@ static void use(const char *path, bool state)
         if (expert_read(&e, path) == 0)
             expert_free(&e);
         (void)expert_describe(path, null, true);
+        if (adapt_result_is_file(path))
+            (void)adapt_result_describe(path, null);
     }
     fclose(null);
 }
@@ -190,16 +263,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     snprintf(path, sizeof path, "/dev/shm/t2-fuzz-expert-%ld.h5", (long)getpid());
     h5_quiet_begin(&quiet);
-    const bool state = take(&feed, 2);
+    const size_t kind = take(&feed, 3);
     hid_t file = h5_create("fuzz");
-    if (state)
+    if (kind == 2) {
+        put_adaptation(&feed, file);
+    } else if (kind == 1) {
         put_state(&feed, file);
-    else
+    } else {
         put_expert(&feed, file);
+        if (take(&feed, 2))
+            put_mixture(&feed, file);
+    }
     write_file(file, path);
     h5_close(file);
     h5_quiet_end(&quiet);
-    use(path, state);
+    use(path, kind);
     unlink(path);
     return 0;
 }

@@ -22,7 +22,7 @@ data_of() {
 
 # Options and help.
 t2 decompose --help
-contains "--help shows the methods" "$out" "auto|lapack|two-stage|scalapack|elpa|gesvd"
+contains "--help shows the methods" "$out" "auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd"
 t2 decompose "$model"
 check "no --out is a mistake" "$code" -eq 2
 contains "... that is told" "$err" "--out is missing"
@@ -50,6 +50,8 @@ contains "... counts its matrices" "$out" "240 matrices on 512 ranks of 1 thread
 contains "... and predicts time" "$out" "predicted time"
 contains "... and memory" "$out" "memory per rank"
 check "costs are left in a file" -s "$scratch/costs.ini"
+t2 decompose --plan "$model" --costs "$scratch"
+contains "a folder is no file of costs" "$err" "$scratch: cannot be read: Is a directory"
 t2 decompose --plan "$model" --costs "$scratch/costs.ini" --verbose
 contains "a plan for a model" "$out" "15 matrices on 1 rank"
 contains "... with every matrix" "$out" "/layers/04/mlp.down_proj"

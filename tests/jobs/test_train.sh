@@ -172,7 +172,15 @@ stop_and_resume "SIGTERM" TERM 2
 stop_and_resume "kill -9 of a rank" KILL 3 --checkpoint-every 1
 stop_and_resume "kill -9 of a rank without checkpoints" KILL 2 --checkpoint-every 1000000
 
-whole=other.h5
+long=("${settings[@]}" --dtype f32 --parametrisation sigmoid)
+whole=scratch.h5
+t2 train "$mini" "${long[@]}" --out $whole
+check "f32 trains from scratch" "$code" -eq 0
+for n in 2 3; do
+    stop_and_resume "f32 from scratch, kill -9 of one of $n ranks" KILL $n
+done
+whole=whole.h5
+svf=("${settings[@]}" --factors f.h5)
 for kind in lora dora ia3; do
     objective=next-token
     log=()
@@ -185,19 +193,12 @@ for kind in lora dora ia3; do
     fi
     long=(--adapter "$kind" --objective "$objective" --batch 8 --shard 3 --steps 40 --seed 3 -q -t 1 --task add
         --validate-every 10 --valid-limit 10)
-    t2 train "$mini" "${long[@]}" --out $whole
+    t2 train "$mini" "${long[@]}" --out whole.h5
     stop_and_resume "$kind: SIGTERM" TERM 2 --checkpoint-every 1
     stop_and_resume "$kind: kill -9 of a rank" KILL 3 --checkpoint-every 1
 done
 log=(--rollout-log part.log)
-long=("${settings[@]}" --dtype f32 --parametrisation sigmoid)
-whole=scratch.h5
-t2 train "$mini" "${long[@]}" --out $whole
-check "f32 trains from scratch" "$code" -eq 0
-for n in 2 3; do
-    stop_and_resume "f32 from scratch, kill -9 of one of $n ranks" KILL $n
-done
-long=("${settings[@]}" --factors f.h5)
+long=("${svf[@]}")
 
 "$T2_BINARY" train "$mini" "${long[@]}" --out part.h5 --checkpoint-every 1 >/dev/null 2>stop.err &
 pid=$!
@@ -261,6 +262,13 @@ fi
 ranks 2 train "$mini" --task sentiment --modules all --steps $steps --rate 1e-2 --clip-norm 0 --validate-every 10 --valid-limit 50 --out learned.h5 -t 1
 check "without --factors the model is decomposed first" -e learned.factors.h5
 contains "stderr has a table" "$err" "validation:"
+if [ -z "$sanitized" ]; then
+    LC_ALL=C t2 inspect learned.h5
+    contains "inspect draws the curve" "$out" "accuracy of the answers, by step"
+    contains "... without block characters where the locale has none" "$out" "###"
+    LC_ALL=C.UTF-8 t2 inspect learned.h5
+    contains "... and with them where it has" "$out" "██"
+fi
 limit=100
 if [ "$sanitized" ]; then
     limit=10

@@ -581,6 +581,37 @@ static void dropout_is_the_same_forward_and_backward(void **state)
     setting_free(&t);
 }
 
+/* bf16 rounds what goes into products; nothing else is lost. */
+static void bf16_is_near_f32(void **state)
+{
+    (void)state;
+    struct moslora_options o = moslora_defaults();
+    float *y = NULL, *dx = NULL, *gradient = NULL;
+    o.dropout = 0;
+    for (int element = ELEMENT_F32; element <= ELEMENT_BF16; element++) {
+        struct setting t = setting_create(&o, (enum element)element, 1, 400);
+        some_parameters(t.adapter, 0.4f);
+        some_rows(&t, 9);
+        forward(&t);
+        backward(&t);
+        if (element == ELEMENT_F32) {
+            y = t.y;
+            dx = t.dx;
+            gradient = t.gradient;
+            t.y = t.dx = t.gradient = NULL;
+        } else {
+            const size_t n = 400 * t.ldy, n_x = 400 * t.ldx;
+            assert_true(difference(t.y, y, n) < 2e-2 * largest(y, n));
+            assert_true(difference(t.dx, dx, n_x) < 2e-2 * largest(dx, n_x));
+            check_pieces(t.adapter, t.gradient, gradient, 5e-2, 0);
+        }
+        setting_free(&t);
+    }
+    free(y);
+    free(dx);
+    free(gradient);
+}
+
 static void penalty_and_statistics_say_where_curvatures_are(void **state)
 {
     (void)state;
@@ -604,13 +635,36 @@ static void penalty_and_statistics_say_where_curvatures_are(void **state)
                 1e-6);
     assert_true(fabs(largest(t.gradient, t.adapter->n_parameters) - 0.2) < 1e-6);
     t.adapter->ops->statistics(t.adapter, t.adapter->parameters, sums, values);
-    for (size_t i = 0; i < 3; i++) /* the router begins even */
-        assert_true(fabs(values[i] - 1.0 / 3) < 1e-6);
+    for (size_t i = 0; i < 3; i++) /* the router begins nearly even */
+        assert_true(fabs(values[i] - 1.0 / 3) < 0.25);
+    assert_true(fabs(values[0] + values[1] + values[2] - 1) < 1e-6);
     assert_true(fabs(values[3] + values[4] + values[5] - 1) < 1e-6);
-    assert_true(fabs(values[6] - log(3)) < 1e-5);
+    assert_true(values[6] > 0.5 && values[6] < log(3));
     assert_true(fabs(values[7] + 0.5) < 1e-6);
     assert_true(fabs(values[8] - 1 / (1 + exp(-2))) < 1e-6);
     setting_free(&t);
+}
+
+/* Of a file that was not written by t2: training keeps points within their limit. */
+static void points_and_curvatures_out_of_bounds_give_no_nan(void **state)
+{
+    (void)state;
+    const struct moslora_options o = moslora_defaults();
+    for (float size = 1; size < 1e37f; size *= 1e6f) {
+        struct setting t = setting_create(&o, ELEMENT_F32, 1, 8);
+        some_rows(&t, 3);
+        some_parameters(t.adapter, 0.5f);
+        for (size_t i = t.adapter->first_own; i < t.adapter->n_parameters; i++)
+            t.adapter->parameters[i] *= size;
+        struct adapter_piece p;
+        for (size_t i = 0; t.adapter->ops->piece(t.adapter, 0, i, &p); i++)
+            if (strstr(p.name, "_curvature"))
+                t.adapter->parameters[p.first] = i % 2 ? size : -size;
+        forward(&t);
+        for (size_t i = 0; i < t.n_rows * t.ldy; i++)
+            assert_true(isfinite(t.y[i]));
+        setting_free(&t);
+    }
 }
 
 static void bad_options_are_named(void **state)
@@ -649,7 +703,9 @@ int main(void)
         cmocka_unit_test(a_million_tokens_give_no_nan),
         cmocka_unit_test(bits_do_not_depend_on_threads_or_cuts),
         cmocka_unit_test(dropout_is_the_same_forward_and_backward),
+        cmocka_unit_test(bf16_is_near_f32),
         cmocka_unit_test(penalty_and_statistics_say_where_curvatures_are),
+        cmocka_unit_test(points_and_curvatures_out_of_bounds_give_no_nan),
         cmocka_unit_test(bad_options_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -348,21 +348,87 @@ static void a_merge_that_was_killed_while_removing_is_finished(void **state)
     factors_close(f);
 }
 
+static void fill(struct factors_merge *merge, int i)
+{
+    factors_merge_fill(merge, (size_t)i, module_rank(&matrices[i].module), matrices[i].factor);
+}
+
+static void factors_in_their_places_make_the_same_file(void **state)
+{
+    (void)state;
+    for (int type = FACTORS_F32; type <= FACTORS_BF16; type++)
+        for (int every = 1; every <= 3; every++) {
+            struct factors_merge merge = {0};
+            unlink(out);
+            mkdir(parts, 0700);
+            check(factors_merge_begin(&merge, out, &origin, (enum factors_type)type, modules, N));
+            write_parts((enum factors_type)type);
+            for (int i = 0; i < N; i += every) {
+                fill(&merge, i);
+                assert_int_equal(1, merge.filled[i]);
+            }
+            check(factors_merge_end(&merge, out, &origin, modules));
+            assert_null(merge.path);
+            factors_merge_free(&merge);
+            assert_false(exists(parts));
+            struct factors *f = open_or_fail(out);
+            for (int i = 0; i < N; i++)
+                expect_matrix(f, &matrices[i], type == FACTORS_BF16);
+            factors_close(f);
+        }
+}
+
+static void a_place_that_cannot_be_written_is_left_to_the_end(void **state)
+{
+    (void)state;
+    struct factors_merge merge = {0};
+
+    write_parts(FACTORS_F32);
+    check(factors_merge_begin(&merge, out, &origin, FACTORS_F32, modules, N));
+    assert_int_equal(N + 1, n_files(parts));
+    unlink(merge.path);
+    fill(&merge, 1);
+    assert_int_equal(0, merge.filled[1]);
+    assert_int_equal(-1, factors_merge_end(&merge, out, &origin, modules));
+    expect_message("merged.tmp-");
+    factors_merge_abort(&merge);
+    factors_merge_free(&merge);
+    assert_int_equal(N, n_files(parts));
+    assert_false(exists(out));
+    check(factors_merge(out, &origin, FACTORS_F32, modules, N));
+}
+
+/* A run, with the merge's file from the beginning or only at the end. */
+static void run_to_be_killed(bool ahead)
+{
+    struct factors_merge merge = {0};
+
+    mkdir(parts, 0700);
+    if (ahead && factors_merge_begin(&merge, out, &origin, FACTORS_F32, modules, N) != 0)
+        _exit(1);
+    for (int i = 0; i < N; i++) {
+        factors_write_part(out, &origin, FACTORS_F32, &matrices[i]);
+        if (ahead)
+            fill(&merge, i);
+    }
+    if (ahead)
+        factors_merge_end(&merge, out, &origin, modules);
+    else
+        factors_merge(out, &origin, FACTORS_F32, modules, N);
+    _exit(0);
+}
+
 /* Kills a child that writes parts and merges, after so many seconds (or lets it end: negative). */
-static void kill_a_run(double seconds)
+static void kill_a_run(double seconds, bool ahead, int signal)
 {
     pid_t child = fork();
 
-    if (child == 0) {
-        for (int i = 0; i < N; i++)
-            factors_write_part(out, &origin, FACTORS_F32, &matrices[i]);
-        factors_merge(out, &origin, FACTORS_F32, modules, N);
-        _exit(0);
-    }
+    if (child == 0)
+        run_to_be_killed(ahead);
     assert_true(child > 0);
     if (seconds >= 0) {
         usleep((unsigned)(seconds * 1e6));
-        kill(child, SIGKILL);
+        kill(child, signal);
     }
     waitpid(child, NULL, 0);
 }
@@ -371,17 +437,19 @@ static void a_kill_at_any_moment_loses_no_finished_matrix(void **state)
 {
     (void)state;
     bool done[N];
-    const int n_kills = 16;
+    const int n_kills = 48;
     struct timespec start, end;
 
     clock_gettime(CLOCK_MONOTONIC, &start);
-    kill_a_run(-1);
+    kill_a_run(-1, true, SIGKILL);
     clock_gettime(CLOCK_MONOTONIC, &end);
     double whole =
         (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec);
     for (int i = 0; i < n_kills; i++) {
         unlink(out);
-        kill_a_run(whole * i / n_kills);
+        /* every other kill comes late, when it merges */
+        const double when = i % 2 ? 0.8 + 0.25 * i / n_kills : (double)i / n_kills;
+        kill_a_run(whole * when, i % 3 > 0, i % 5 == 4 ? SIGTERM : SIGKILL);
         check(factors_parts_done(out, &origin, FACTORS_F32, modules, N, done));
         for (int j = 0; j < N; j++) {
             if (exists(at("%s/%02zu.%s.h5", parts, modules[j].layer, modules[j].name)))
@@ -498,6 +566,8 @@ int main(void)
         IN_A_FOLDER(only_whole_parts_of_the_same_run_are_done),
         IN_A_FOLDER(removal_takes_what_is_ours_alone),
         IN_A_FOLDER(a_merge_that_was_killed_while_removing_is_finished),
+        IN_A_FOLDER(factors_in_their_places_make_the_same_file),
+        IN_A_FOLDER(a_place_that_cannot_be_written_is_left_to_the_end),
         IN_A_FOLDER(a_kill_at_any_moment_loses_no_finished_matrix),
         IN_A_FOLDER(a_file_size_limit_is_a_sentence_and_leaves_nothing_partial),
         IN_A_FOLDER(impossible_places_are_sentences),

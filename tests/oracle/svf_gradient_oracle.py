@@ -17,6 +17,9 @@ The file, little-endian, no padding, everything 4 bytes wide:
                       f32 Q[r][r]: rows are right singular vectors of a tall matrix (n_rows >=
                       n_columns), left ones of a wide one
 
+and beside it FILE.sums, f32[r] a matrix: sums over the tokens of the absolute values of what each adds
+to the gradient, which says how far an element has cancelled.
+
     python tests/oracle/svf_gradient_oracle.py                     makes the committed fixture
     python tests/oracle/svf_gradient_oracle.py --model DIR --out FILE [--layers 0,14,29]
                     [--projections qvgd]    a real model; then bench_gradient DIR FILE
@@ -55,7 +58,7 @@ def in_f64(model):
             module.forward = norm
 
 
-def attach(model, layers, projections, generator):
+def attach(model, layers, projections, n_tokens, generator):
     """Puts W' in place of W; yields what the file says of each matrix."""
     parts = []
     for layer in layers:
@@ -65,11 +68,12 @@ def attach(model, layers, projections, generator):
             w = linear.weight.detach()
             u, s, vt = torch.linalg.svd(w, full_matrices=False)
             z = 1 + 0.1 * (2 * torch.rand(len(s), generator=generator) - 1)  # f32, as stored
-            z = z.double().requires_grad_()
+            # One row a token, so that each token's part of the gradient is seen.
+            z = z.double().expand(n_tokens, -1).clone().requires_grad_()
             tall = w.shape[0] >= w.shape[1]
 
             def forward(x, u=u, s=s, vt=vt, z=z, bias=linear.bias):
-                return F.linear(x, (u * (s * z)) @ vt, bias)
+                return F.linear(F.linear(x, vt) * (s * z), u, bias)
             linear.forward = forward
             parts.append((layer, p, s, z, vt if tall else u.T))
     return parts
@@ -90,7 +94,7 @@ def peer(options, ids, positions, targets, weights, parts, gradients):
         w = getattr(getattr(exact.model.layers[layer], owner), name).weight.detach()
         tall = w.shape[0] >= w.shape[1]
         a, b = (q, w @ q.T) if tall else (q @ w, q.T)
-        leaf = z.detach().float().requires_grad_()
+        leaf = z.float().requires_grad_()
 
         def forward(x, a=a.to(dtype), b=b.to(dtype), z=leaf, bias=linear.bias):
             return F.linear((F.linear(x, a) * z).to(dtype), b, bias)
@@ -132,7 +136,7 @@ def main():
         ids = torch.randint(0, model.config.vocab_size, (26,), generator=generator)
     layers = ([int(x) for x in options.layers.split(",")] if options.layers
               else range(model.config.num_hidden_layers))
-    parts = attach(model, layers, [LETTERS.index(x) for x in options.projections], generator)
+    parts = attach(model, layers, [LETTERS.index(x) for x in options.projections], len(ids), generator)
 
     positions = list(range(len(ids) // 2, len(ids) - 1))
     targets = ids[[p + 1 for p in positions]]
@@ -140,7 +144,9 @@ def main():
                             for i in range(len(positions))], dtype=torch.float32)
     logp = model(ids[None], use_cache=False).logits[0, positions].log_softmax(-1)
     loss = -(weights.double() * logp[range(len(positions)), targets]).sum()
-    gradients = torch.autograd.grad(loss, [z for *_, z, _ in parts])
+    by_token = torch.autograd.grad(loss, [z for *_, z, _ in parts])
+    gradients = [g.sum(0) for g in by_token]
+    parts = [(layer, p, s, z.detach()[0], q) for layer, p, s, z, q in parts]
 
     if options.peer:
         return peer(options, ids, positions, targets, weights, parts, gradients)
@@ -150,10 +156,13 @@ def main():
         blob += struct.pack("<Iif", p, t, w)
     for (layer, p, s, z, q), g in zip(parts, gradients):
         blob += struct.pack("<3I", layer, p, len(s))
-        for values in (s, z.detach(), g, q):
+        for values in (s, z, g, q):
             blob += values.contiguous().numpy().astype("<f4").tobytes()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_bytes(blob)
+    if options.model.resolve() != parser.get_default("model").resolve():
+        sums = torch.cat([g.abs().sum(0) for g in by_token])
+        Path(f"{options.out}.sums").write_bytes(sums.numpy().astype("<f4").tobytes())
     print(f"{options.out}: {len(blob)} bytes, {len(parts)} matrices, {len(ids)} tokens, "
           f"loss {loss.item():.6f}, largest gradient "
           f"{max(g.abs().max().item() for g in gradients):.3g}")

@@ -4,6 +4,8 @@ with eager attention.
     python tests/oracle/svf_train_bench.py HF_FOLDER FACTORS.h5 --task data/tasks/sst2.ini
            [--batch 32] [--steps 5] [--threads 2] [--way grow|again] [--max-new N]
     ... --what tokens       forward and SVF backward on 32 x 64 random tokens
+    ... --what check        in f32: both ways' log-probabilities of answers, and the gradient, beside
+                            those of each prompt and answer run alone; ends with 1 where they differ
 
 SVF in the factored form (y = T (z * V^T x), no weight gradient); the prompts' common beginning is computed
 once, with the gradient through its keys and values; answers of at most max_new tokens are sampled at
@@ -19,6 +21,7 @@ import argparse
 import os
 import random
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -50,7 +53,7 @@ class Trainer:
         self.choices = [c.strip() for c in task["choices"].split("|")]
         self.max_new = options.max_new or int(task["max_new"])
         random.seed(1)
-        chosen = random.sample(rows, options.batch * (options.steps + 1))
+        chosen = random.sample(rows, options.batch * (options.steps + options.warm))
         self.items = [(prompt_ids(self.tokenizer, task, row), self.choices[row[task["gold"]]])
                       for row in chosen]
 
@@ -136,7 +139,7 @@ def bench_step(options, model, parameters):
     trainer = Trainer(options, model, parameters)
     batch = options.batch
     times = [trainer.step(trainer.items[k * batch:(k + 1) * batch])
-             for k in range(options.steps + 1)][1:]  # the first warms up
+             for k in range(options.steps + options.warm)][options.warm:]
     step, rollout, backward, optimizer, rows = (statistics.median(x) for x in zip(*times))
     print(f"step {step:.3f} s: rollout {rollout:.3f} backward {backward:.3f} optimizer "
           f"{optimizer:.3f}, rows {rows:.0f}")
@@ -146,14 +149,35 @@ def bench_tokens(options, model, parameters):
     ids = torch.randint(5, model.config.vocab_size, (32, 64),
                         generator=torch.Generator().manual_seed(1))
     times = []
-    for _ in range(options.steps + 1):
+    for _ in range(options.steps + options.warm):
         start = time.perf_counter()
         logits = model(ids, use_cache=False).logits[:, :-1]
         F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten()).backward()
         times.append(time.perf_counter() - start)
         for z in parameters.values():
             z.grad = None
-    print(f"tokens/s {ids.numel() / statistics.median(times[1:]):.1f}")
+    print(f"tokens/s {ids.numel() / statistics.median(times[options.warm:]):.1f}")
+
+
+def check(options, model, parameters):
+    """Both ways beside plain forward passes of one sequence at a time."""
+    trainer = Trainer(options, model, parameters)
+    prompts = [prompt for prompt, _ in trainer.items]
+    good = True
+    for way in trainer.grow, trainer.again:
+        trainer.rows = 0
+        answers, sums = way(prompts)
+        gradient = torch.cat(torch.autograd.grad(sum(sums), list(parameters.values())))
+        plain = [model(torch.tensor([p + a]), use_cache=False).logits[0, len(p) - 1:-1].log_softmax(-1)
+                 [range(len(a)), a].sum() for p, a in zip(prompts, answers)]
+        plain_gradient = torch.cat(torch.autograd.grad(sum(plain), list(parameters.values())))
+        error = max(abs(x.item() - y.item()) for x, y in zip(sums, plain))
+        off = ((gradient - plain_gradient).norm() / plain_gradient.norm()).item()
+        good &= error < 1e-3 and off < 1e-3
+        print(f"{way.__name__}: {len(prompts)} answers of {sum(map(len, answers))} tokens: "
+              f"log-probabilities within {error:.1e}, gradient off by {off:.1e} of its norm: "
+              f"{'ok' if good else 'WRONG'}")
+    return 0 if good else 1
 
 
 def main():
@@ -161,10 +185,11 @@ def main():
     parser.add_argument("model")
     parser.add_argument("factors")
     parser.add_argument("--task", type=Path, default=Path("data/tasks/sst2.ini"))
-    parser.add_argument("--what", choices=["step", "tokens"], default="step")
+    parser.add_argument("--what", choices=["step", "tokens", "check"], default="step")
     parser.add_argument("--way", choices=["grow", "again"], default="grow")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warm", type=int, default=1, help="steps that are not counted")
     parser.add_argument("--max-new", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -175,10 +200,12 @@ def main():
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32,
                                                  attn_implementation="eager").eval()
     model.requires_grad_(False)
-    parameters = attach_factored(model, options.factors, torch.bfloat16)
-    model.to(torch.bfloat16)
-    (bench_step if options.what == "step" else bench_tokens)(options, model, parameters)
+    dtype = torch.float32 if options.what == "check" else torch.bfloat16
+    parameters = attach_factored(model, options.factors, dtype)
+    model.to(dtype)
+    return dict(step=bench_step, tokens=bench_tokens, check=check)[options.what](options, model,
+                                                                                parameters)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -307,10 +307,77 @@ static void attention_is_softmax_of_scores_times_values(void **state)
     }
 }
 
+/* The 70 tokens of qkv as one batch of runs that end at ends[]; `shared`: beside them a sequence
+ * that takes over their first page and brings the tokens after it again. */
+static void run_at_once(const struct engine *e, const struct attention_layer *a, const float *qkv,
+                        size_t ld, const size_t *ends, size_t n_runs, bool shared, float *out)
+{
+    enum { TOKENS = 70 };
+    struct kv_cache cache;
+    struct batch_run runs[8];
+    size_t n_rows = 0;
+
+    kv_cache_create(&cache, e->kv_form, 1, a->n_kv_heads, a->head_dim);
+    int32_t pages[2] = {kv_page_take(&cache), kv_page_take(&cache)};
+    int32_t other[2] = {pages[0], kv_page_take(&cache)};
+    float *rows = malloc(2 * TOKENS * ld * sizeof *rows);
+    assert_non_null(rows);
+    for (size_t i = 0; i < n_runs; n_rows = ends[i++]) {
+        runs[i] = (struct batch_run){n_rows, ends[i] - n_rows, n_rows, pages};
+        memcpy(rows + n_rows * ld, qkv + n_rows * ld, (ends[i] - n_rows) * ld * sizeof *rows);
+    }
+    if (shared) { /* the same tokens from position 64 on */
+        memcpy(rows + n_rows * ld, qkv + KV_PAGE * ld, (TOKENS - KV_PAGE) * ld * sizeof *rows);
+        runs[n_runs++] = (struct batch_run){n_rows, TOKENS - KV_PAGE, KV_PAGE, other};
+        n_rows += TOKENS - KV_PAGE;
+    }
+    const struct batch batch = {.n_rows = n_rows, .runs = runs, .n_runs = n_runs};
+    const size_t width = a->n_heads * a->head_dim;
+    assert_int_equal(e->ops->attention(e, a, &cache, &batch, rows, ld, out, width), 0);
+    free(rows);
+    kv_cache_free(&cache);
+}
+
+static void runs_of_a_batch_may_read_what_others_of_it_store(void **state)
+{
+    enum { TOKENS = 70, WIDTH = 9 * 16, LD = 15 * 16, ROWS = 2 * TOKENS };
+    static const size_t whole[] = {TOKENS}, cut[] = {10, 30, 64, 66, TOKENS};
+    (void)state;
+    float *cosines = random_values(TOKENS * 8, 0), *sines = random_values(TOKENS * 8, 0);
+    float *qkv = random_values(TOKENS * LD, 0);
+    const struct attention_layer a = {.n_heads = 9,
+                                      .n_kv_heads = 3,
+                                      .head_dim = 16,
+                                      .k_offset = WIDTH,
+                                      .v_offset = WIDTH + 48,
+                                      .scale = 0.25f,
+                                      .rope_cos = cosines,
+                                      .rope_sin = sines};
+    for (int form = KV_F32; form <= KV_TILES; form++)
+        for (int n_threads = 1; n_threads <= 2; n_threads++) {
+            struct engine e;
+            static float want[ROWS * WIDTH], got[ROWS * WIDTH];
+            assert_int_equal(engine_create_cpu(&e, ELEMENT_F32, cpu_best_isa(), n_threads), 0);
+            engine_set_kv_form(&e, (enum kv_form)form);
+            run_at_once(&e, &a, qkv, LD, whole, 1, false, want);
+            run_at_once(&e, &a, qkv, LD, cut, 5, false, got);
+            assert_memory_equal(got, want, TOKENS * WIDTH * sizeof *got);
+            run_at_once(&e, &a, qkv, LD, cut, 5, true, got);
+            assert_memory_equal(got, want, TOKENS * WIDTH * sizeof *got);
+            assert_memory_equal(got + TOKENS * WIDTH, want + KV_PAGE * WIDTH,
+                                (TOKENS - KV_PAGE) * WIDTH * sizeof *got);
+            engine_free(&e);
+        }
+    free(cosines);
+    free(sines);
+    free(qkv);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_is_softmax_of_scores_times_values),
+        cmocka_unit_test(runs_of_a_batch_may_read_what_others_of_it_store),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

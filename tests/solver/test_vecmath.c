@@ -326,6 +326,45 @@ static void maximum_passes_over_nan(void **state)
     }
 }
 
+/* Over pages of 64: weights and sums that are exp and sum in the stated order. */
+static void check_softmax_step(const struct vecmath *v, const struct vecmath *twin)
+{
+    unsigned seed = 9;
+    for (size_t from = 0; from <= 64; from += 3)
+        for (size_t to = 0; to <= 64; to += 4) {
+            float *s = random_array(64, 20, &seed), *t = random_array(64, 1, &seed);
+            float m = from % 2 ? -INFINITY : 1.5f, l = 0.25f, m_twin = m, l_twin = l, exact[64];
+            if (from > 0)
+                s[from - 1] = NAN; /* masked */
+            memcpy(t, s, 64 * sizeof *t);
+            for (size_t i = 0; i < 64; i++)
+                exact[i] = i >= from && i < to ? s[i] * 0.3f : -INFINITY;
+            const float before = m, largest = fmaxf(m, v->max(exact, 64));
+            const float c = v->softmax_step(s, 0.3f, from, to, &m, &l);
+            assert_true(c == twin->softmax_step(t, 0.3f, from, to, &m_twin, &l_twin));
+            assert_memory_equal(s, t, 64 * sizeof *s);
+            assert_true(m == m_twin && l == l_twin && m == (from < to ? largest : before));
+            if (from < to) {
+                float shift = before - largest, factor = 1;
+                if (largest > before)
+                    v->exp(&factor, &shift, 1);
+                assert_true(c == factor);
+                assert_true(l == 0.25f * c + v->exp_sum(exact, exact, largest, 64));
+                assert_memory_equal(s, exact, sizeof exact);
+            } else {
+                assert_true(c == 1 && l == 0.25f && s[0] == 0 && s[63] == 0);
+            }
+            free(s);
+            free(t);
+        }
+}
+
+static void a_softmax_step_is_made_of_max_exp_and_sum(void **state)
+{
+    (void)state;
+    for_each_level(check_softmax_step);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -337,6 +376,7 @@ int main(void)
         cmocka_unit_test(the_excess_of_a_ratio_keeps_its_digits),
         cmocka_unit_test(transpose_touches_its_block_alone),
         cmocka_unit_test(maximum_passes_over_nan),
+        cmocka_unit_test(a_softmax_step_is_made_of_max_exp_and_sum),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

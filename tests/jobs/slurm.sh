@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# The job scripts on a real Slurm: the chain of jobs/submit.sh on data/mini, and a training that meets
+# its time limit, is preempted, waits for a drained node, and ends with the bits of an undisturbed one.
+#
+#   tests/jobs/slurm.sh [T2]        (default: build/release/t2)
+#
+# Starts munged, slurmctld and slurmd on this machine in a folder of its own and ends them. Needs root
+# and the packages slurm-wlm and munge; takes about four minutes, so ctest does not run it. Exit code
+# 77: skipped.
+set -euo pipefail
+T2_SOURCE=$(cd "$(dirname "$0")/../.." && pwd)
+T2_BINARY=$(realpath "${1:-$T2_SOURCE/build/release/t2}")
+for program in munged slurmctld slurmd sbatch srun h5diff; do
+    if ! PATH=$PATH:/usr/sbin:/sbin command -v $program >/dev/null; then
+        echo "SKIPPED: $program is not installed (apt-get install slurm-wlm munge hdf5-tools)"
+        exit 77
+    fi
+done
+if [ "$(id -u)" -ne 0 ]; then
+    echo "SKIPPED: Slurm's daemons need root here"
+    exit 77
+fi
+PATH=$PATH:/usr/sbin:/sbin
+# shellcheck source=tests/shell.sh
+. "$T2_SOURCE/tests/shell.sh"
+# shellcheck source=tests/jobs/slurm_cluster.sh
+. "$T2_SOURCE/tests/jobs/slurm_cluster.sh"
+trap 'cluster_stop; rm -rf "$scratch"' EXIT
+trap 'exit 1' INT TERM
+unset "${!SLURM_@}" "${!SBATCH_@}"
+export T2=$T2_BINARY
+cd "$scratch"
+chmod 755 .
+code=0 out='' err=''
+
+state_of() { squeue -h -j "$1" -o '%T' 2>/dev/null | head -n 1; }
+has_state() { [ "$(state_of "$1")" = "$2" ]; }
+detail() { scontrol show job "$1" | tr ' ' '\n' | sed -n "s/^$2=//p" | head -n 1; }
+has_ended() { case $(detail "$1" JobState) in COMPLETED | FAILED | CANCELLED | TIMEOUT) true ;; *) false ;; esac }
+same() { # same "statement" a.h5 b.h5
+    check "$1" "$(h5diff "$2" "$3" /layers /layers 2>&1)" = ""
+    check "... and the same curve" "$(h5diff "$2" "$3" /curve/loss /curve/loss 2>&1)" = ""
+}
+logs() { tail -n 15 "$1"/*.out "$scratch"/cluster/slurmctld.out 2>/dev/null || true; }
+
+cluster_start "$scratch/cluster" || {
+    tail -n 5 "$scratch"/cluster/*.out
+    echo "FAIL  Slurm does not start"
+    exit 1
+}
+echo "ok    Slurm $(slurmd -V | awk '{ print $2 }') runs"
+
+# ---- the chain ----------------------------------------------------------------------------------
+cat >chain.ini <<'INI'
+model = data/mini
+tasks = add, sentiment
+unseen = reverse
+seeds = 3, 4
+decompose = --modules all -t 1
+train = --modules all --batch 8 --steps 6 --validate-every 3 --valid-limit 20 -t 1
+eval = --limit 20 -t 1
+adapt = --iterations 2 --shots 4 --test-limit 10
+sbatch = --mem=2G
+INI
+run "$T2_SOURCE/jobs/submit.sh" chain.ini --out run
+check "a chain is submitted" "$code" -eq 0
+report=$(awk '$1 == "report" { print $2 }' <<<"$out")
+check "... that ends in a report" -n "$report"
+cluster_wait 240 has_ended "$report" || logs run
+check "the chain ends well" "$(detail "$report" JobState)" = COMPLETED
+check "with a page" -s run/report.html
+check "... the base model's and every expert's scores" "$(find run -name 'eval.*.h5' | wc -l)" -eq 5
+contains "... experts side by side" "$(cat run/report.html)" '<section id="similarity">'
+for task in add sentiment; do
+    for seed in 3 4; do
+        ranks 2 train "$T2_SOURCE/data/mini" --factors run/factors.h5 --task $task --seed $seed --modules all \
+            --batch 8 --steps 6 --validate-every 3 --valid-limit 20 -t 1 -q --out whole.h5
+        same "$task, seed $seed: the bits of a training outside Slurm" whole.h5 run/$task.s$seed.h5
+        rm -f whole.h5
+    done
+done
+
+# ---- a training with a hard life ----------------------------------------------------------------
+# Long enough for three breaks, however fast the machine is.
+options=(--factors run/factors.h5 --task add --seed 1 --modules all --batch 16 --rate 5e-3 -t 1 -q)
+ranks 2 train "$T2_SOURCE/data/mini" "${options[@]}" --steps 12 --out short.h5
+column() { h5dump -y -w 1 -d "/curve/seconds_$1" short.h5 | sed -n 's/^ *\([0-9][0-9.e-]*\),\{0,1\}$/\1/p'; }
+# The quickest step: what else runs on the machine must not make the training too short.
+steps=$(paste <(column rollout) <(column gradient) |
+    awk 'NR == 1 || $1 + $2 < least { least = $1 + $2 } END { print int(60 / least) }')
+options+=(--steps "$steps" --validate-every 40 --valid-limit 50)
+mkdir hard
+cat >hard/chain.ini <<INI
+model = data/mini
+tasks = add
+seeds = 1
+train = ${options[*]:6}
+INI
+cp run/factors.h5 hard/
+is_under_way() { [ -s hard/add.s1.h5.state ] && has_state "$job" RUNNING; }
+restarts() { detail "$job" Restarts; }
+has_restarted() { [ "$(restarts)" -gt "$1" ]; }
+# Slurm holds a requeued job back for two minutes, which nobody here needs.
+at_once() { scontrol update JobId="$job" StartTime=now 2>/dev/null || true; }
+
+# A minute's limit, less 10 s and what Slurm's clock is coarse by: 20 to 50 s of training.
+job=$(T2_HOME=$T2_SOURCE T2_RUN=$scratch/hard sbatch --parsable --chdir="$scratch/hard" --time=1 \
+    --signal=B:USR1@10 --partition=low "$T2_SOURCE/jobs/slurm/train.sbatch")
+cluster_wait 90 has_restarted 0 || logs hard
+check "at its time limit a training goes back into the queue" "$(restarts)" -eq 1
+contains "... by itself" "$(cat hard/*.out)" "back into the queue"
+check "... with its state" -s hard/add.s1.h5.state
+
+at_once
+cluster_wait 30 is_under_way || logs hard
+sleep 4
+urgent=$(sbatch --parsable --partition=high --ntasks=2 --time=1 --output=urgent.out --wrap 'echo urgent')
+cluster_wait 60 has_ended "$urgent" || logs hard
+check "an urgent job takes its place" "$(cat urgent.out)" = urgent
+check "... and it goes back into the queue" "$(restarts)" -eq 2
+check "... with its state" -s hard/add.s1.h5.state
+
+node=$(sinfo -h -o '%N')
+scontrol update NodeName="$node" State=DRAIN Reason=test
+at_once
+sleep 6
+check "on a drained node nothing starts" "$(state_of "$job")" = PENDING
+scontrol update NodeName="$node" State=RESUME
+cluster_wait 30 is_under_way || logs hard
+check "... until it is back" "$(state_of "$job")" = RUNNING
+end=$((SECONDS + 300))
+until has_ended "$job" || [ $SECONDS -gt $end ]; do
+    at_once
+    sleep 1
+done
+check "the training ends well, after $(restarts) restarts" "$(detail "$job" JobState)" = COMPLETED
+check "... and its state is gone" ! -e hard/add.s1.h5.state
+ranks 2 train "$T2_SOURCE/data/mini" "${options[@]}" --out whole.h5
+same "an undisturbed training of $steps steps has the same bits" whole.h5 hard/add.s1.h5
+
+# ---- mpirun, node-local copies, a chain that fails ----------------------------------------------
+mkdir local
+T2_LAUNCH=mpirun T2_LOCAL=$scratch/local run "$T2_SOURCE/jobs/submit.sh" chain.ini --out run --from eval
+report=$(awk '$1 == "report" { print $2 }' <<<"$out")
+cp run/eval.add.s3.h5 first.h5
+cluster_wait 120 has_ended "$report" || logs run
+check "with mpirun and node-local copies the chain ends well" "$(detail "$report" JobState)" = COMPLETED
+check "... with the same answers" "$(h5diff first.h5 run/eval.add.s3.h5 /tasks/add/items /tasks/add/items 2>&1)" = ""
+check "... and leaves nothing on the node" "$(find local -type f | wc -l)" -eq 0
+sed 's|^model.*|model = absent|' chain.ini >broken.ini
+run "$T2_SOURCE/jobs/submit.sh" broken.ini --out broken
+last=$(awk '$1 == "report" { print $2 }' <<<"$out")
+cluster_wait 60 has_ended "$last" || logs broken
+check "a step that fails ends the chain" "$(detail "$last" JobState)" = CANCELLED
+contains "... and its log says why" "$(cat broken/*.out)" "absent"
+
+cluster_stop
+check "no daemon is left" "$(pgrep -f "$scratch/cluster" | wc -l)" -eq 0
+finish
