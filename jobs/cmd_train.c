@@ -505,13 +505,16 @@ static int plan(struct run *run)
             return -1;
         config = checkpoint_config(ck);
     }
-    if (choose_modules(run, config) == 0)
+    if (choose_modules(run, config) == 0) {
+        const struct train_plan_adapter adapter = {run->kind, &run->adapter_settings, run->modules,
+                                                   run->n_modules};
         status =
             run->comm->rank == 0
-                ? train_plan_print(config, run->modules, run->n_modules, &run->options,
+                ? train_plan_print(config, &adapter, &run->options,
                                    strcmp(s->load.dtype, "f32") == 0 ? ELEMENT_F32 : ELEMENT_BF16,
                                    n_threads, (size_t)s->plan_tokens, stdout)
                 : 0;
+    }
     checkpoint_free(ck);
     return status;
 }

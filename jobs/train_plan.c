@@ -46,17 +46,20 @@ static size_t cache_bytes(const struct model_config *c, enum element element, si
 }
 
 /* What a pass keeps for a token (model/pass.c), keys and values aside. */
-static size_t bytes_per_row(const struct model_config *c, const struct module *modules,
-                            size_t n_modules, const struct train_options *o, enum element element)
+static size_t bytes_per_row(const struct model_config *c, const struct train_plan_adapter *a,
+                            const struct train_options *o, enum element element)
 {
+    const struct module *modules = a->modules;
+    const size_t n_modules = a->n_modules;
     const size_t heads = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     const size_t e = element_size(element);
     const size_t kept = 4 * (heads + 2 * kv) + 8 * c->hidden_size + 8 * c->ffn_size;
     size_t saved = 0, widest = 0;
 
     for (size_t i = 0; i < n_modules; i++) {
-        const size_t r =
-            modules[i].n_rows < modules[i].n_columns ? modules[i].n_rows : modules[i].n_columns;
+        /* Beside base weights: the input, and what a scaled projection gives. */
+        const size_t r = a->kind->needs_factors ? module_rank(&modules[i])
+                                                : modules[i].n_rows + modules[i].n_columns;
         saved += 4 * r;
         widest = r > widest ? r : widest;
     }
@@ -68,8 +71,27 @@ static size_t bytes_per_row(const struct model_config *c, const struct module *m
     return layers + common;
 }
 
+/* SVF runs a matrix as two; what stands beside base weights has two products forward, and backward
+ * twice as many. */
+static void add_adapter(struct train_plan *plan, const struct train_plan_adapter *a,
+                        enum element element)
+{
+    for (size_t i = 0; i < a->n_modules; i++) {
+        const struct module *m = &a->modules[i];
+        const size_t n = a->kind->count(m, a->settings);
+        plan->n_parameters += n;
+        plan->flops_per_token += a->kind->needs_factors
+                                     ? 4.0 * (double)n * (double)(m->n_rows + m->n_columns)
+                                     : 6.0 * (double)n;
+    }
+    plan->gradient_bytes = plan->n_parameters * sizeof(float);
+    plan->factored_bytes = a->kind->needs_factors
+                               ? adapter_svf_bytes(a->modules, a->n_modules, element, true)
+                               : 2 * plan->n_parameters * element_size(element);
+}
+
 void train_plan_make(struct train_plan *plan, const struct model_config *c,
-                     const struct module *modules, size_t n_modules, const struct train_options *o,
+                     const struct train_plan_adapter *adapter, const struct train_options *o,
                      enum element element, size_t tokens)
 {
     enum { PROGRAM = 80 << 20, WORD = 256, HEAD_ROWS = 64, ROLLOUT_ROWS = 32, VECTORS = 12 };
@@ -81,18 +103,13 @@ void train_plan_make(struct train_plan *plan, const struct model_config *c,
     const size_t table = packed(c->vocab_size, c->hidden_size, element);
 
     *plan = (struct train_plan){0};
-    for (size_t i = 0; i < n_modules; i++) {
-        const size_t m = modules[i].n_rows, n = modules[i].n_columns, r = m < n ? m : n;
-        plan->n_parameters += r;
-        plan->flops_per_token += 4.0 * (double)r * (double)(m + n);
-    }
-    plan->gradient_bytes = plan->n_parameters * sizeof(float);
-    plan->factored_bytes = adapter_svf_bytes(modules, n_modules, element, true);
+    add_adapter(plan, adapter, element);
     if (modules_select(c, "all", NULL, &all, &n_all) == 0)
         for (size_t i = 0; i < n_all; i++) {
             const size_t bytes = packed(all[i].n_rows, all[i].n_columns, element);
             plan->weight_bytes += bytes;
-            if (is_chosen(modules, n_modules, &all[i]))
+            if (adapter->kind->needs_factors &&
+                is_chosen(adapter->modules, adapter->n_modules, &all[i]))
                 continue;
             plan->base_bytes += bytes + packed(all[i].n_columns, all[i].n_rows, element);
             plan->flops_per_token += 4.0 * (double)all[i].n_rows * (double)all[i].n_columns;
@@ -101,7 +118,7 @@ void train_plan_make(struct train_plan *plan, const struct model_config *c,
     plan->weight_bytes += table * (c->tied_embeddings ? 1 : 2);
     plan->base_bytes +=
         table * (c->tied_embeddings ? 1 : 2) + packed(c->hidden_size, c->vocab_size, element);
-    plan->activation_bytes = bytes_per_row(c, modules, n_modules, o, element) * o->max_rows;
+    plan->activation_bytes = bytes_per_row(c, adapter, o, element) * o->max_rows;
     plan->activation_bytes += cache_bytes(c, element, o->max_rows, sequences);
     if (o->kl != 0) /* the base model's pass */
         plan->activation_bytes +=
@@ -165,7 +182,7 @@ done:
     return best;
 }
 
-int train_plan_print(const struct model_config *c, const struct module *modules, size_t n_modules,
+int train_plan_print(const struct model_config *c, const struct train_plan_adapter *adapter,
                      const struct train_options *o, enum element element, int n_threads,
                      size_t tokens, FILE *file)
 {
@@ -177,13 +194,13 @@ int train_plan_print(const struct model_config *c, const struct module *modules,
 
     if (flops <= 0)
         return error_set("out of memory");
-    train_plan_make(&plan, c, modules, n_modules, o, element, tokens);
+    train_plan_make(&plan, c, adapter, o, element, tokens);
     const size_t rank_bytes =
         plan.base_bytes + plan.factored_bytes + plan.activation_bytes + plan.other_bytes;
     fprintf(file, "parameters   %s in %zu matrices\n",
-            text_count(text[0], sizeof text[0], (double)plan.n_parameters), n_modules);
+            text_count(text[0], sizeof text[0], (double)plan.n_parameters), adapter->n_modules);
     fprintf(file,
-            "a rank       %s at most: %s in matrices that stay, %s in factored form, %s for %zu "
+            "a rank       %s at most: %s in matrices that stay, %s of the adapter, %s for %zu "
             "tokens, %s for the rest (weights alone: %s)\n",
             text_bytes(text[0], sizeof text[0], (double)rank_bytes),
             text_bytes(text[1], sizeof text[1], (double)plan.base_bytes),

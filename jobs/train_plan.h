@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "model/adapter_kinds.h"
 #include "model/config.h"
 #include "model/modules.h"
 #include "solver/cpu.h"
@@ -17,15 +18,22 @@ struct train_plan {
     size_t n_parameters, gradient_bytes;
     size_t weight_bytes;     /* of the whole model in its element type, for comparison */
     size_t base_bytes;       /* matrices that stay as they are, transposes and head included */
-    size_t factored_bytes;   /* both orientations */
+    size_t factored_bytes;   /* the adapter's matrices, both orientations */
     size_t activation_bytes; /* of max_rows tokens, their keys and values included */
     size_t other_bytes;      /* logits, the cache of rollouts, optimizer, program */
     double flops_per_token;  /* forward and backward */
 };
+/* What is trained. */
+struct train_plan_adapter {
+    const struct adapter_kind *kind;
+    const struct adapter_settings *settings;
+    const struct module *modules;
+    size_t n_modules;
+};
 /* tokens: of a prompt and its answers. */
 void train_plan_make(struct train_plan *plan, const struct model_config *config,
-                     const struct module *modules, size_t n_modules,
-                     const struct train_options *options, enum element element, size_t tokens);
+                     const struct train_plan_adapter *adapter, const struct train_options *options,
+                     enum element element, size_t tokens);
 
 /* Seconds of a step on n_ranks ranks of `flops` per second each; tokens: of a prompt and its
  * answers. *reduce gets the seconds of the reduction over a network of `bytes` per second. */
@@ -36,8 +44,8 @@ double train_plan_step(const struct train_plan *plan, const struct train_options
 double train_plan_measure(enum element element, enum isa isa, int n_threads);
 
 /* For --plan. tokens: of a prompt and its answers. */
-int train_plan_print(const struct model_config *config, const struct module *modules,
-                     size_t n_modules, const struct train_options *options, enum element element,
-                     int n_threads, size_t tokens, FILE *file);
+int train_plan_print(const struct model_config *config, const struct train_plan_adapter *adapter,
+                     const struct train_options *options, enum element element, int n_threads,
+                     size_t tokens, FILE *file);
 
 #endif
