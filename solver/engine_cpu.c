@@ -239,7 +239,7 @@ const char *engine_order(enum element element, enum isa isa)
 {
     const char *order = kernels_find(element, isa)->order;
     return engine_kv_form(element, isa) == KV_BF16 && strcmp(order, "dot2") == 0 ? "dot2/kv16"
-                                                                                  : order;
+                                                                                 : order;
 }
 
 void engine_free(struct engine *e)
