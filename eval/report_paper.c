@@ -13,12 +13,12 @@ enum paper_part {
     PART_OTHER_CURVES,
     PART_SPECTRA, /* a factor file */
     PART_SECOND_SPECTRA,
+    PART_TRANSFER, /* scores of experts that t2 transfer has made */
     PART_STRATEGIES,
     PART_PASSES,
     PART_SEARCHES,
     PART_CONFUSION,
-    PART_MIXTURES,
-    PART_NONE /* made by runs whose files hold nothing that is read here yet */
+    PART_MIXTURES
 };
 
 static const struct {
@@ -43,7 +43,8 @@ static const struct {
      "--task gsm8k.",
      PART_ABLATION},
     {"table-5", "Table 5: experts of one model used in another",
-     "Filled by t2 transfer, experts of one model scored on the other.", PART_NONE},
+     "Filled by experts of t2 transfer and the results of t2 eval --adapter with them.",
+     PART_TRANSFER},
     {"table-7", "Table 7: other adapters",
      "Filled by experts of other kinds: t2 train MODEL --adapter lora|dora|ia3 --task gsm8k.",
      PART_OTHERS},
@@ -53,7 +54,9 @@ static const struct {
      "lora on as many rows (--train-limit).",
      PART_SEARCHES},
     {"table-9", "Table 9: transfer on the tasks of training",
-     "Filled by t2 transfer on the tasks that the experts were trained on.", PART_NONE},
+     "Filled by experts of t2 transfer and the results of t2 eval --adapter with them on the tasks "
+     "that they were trained on.",
+     PART_TRANSFER},
     {"table-10", "Table 10: a light search of few shots and generations",
      "Filled by t2 adapt with 3 shots and 10 generations beside a full search.", PART_SEARCHES},
     {"figure-4", "Figure 4: learning curves",
@@ -132,6 +135,38 @@ static void trained_table(struct report *r, struct page_section *section, enum p
     }
 }
 
+struct transfer {
+    struct page_section *section;
+    struct page_table *table;
+    bool own; /* on the task that the expert was trained on, or on others */
+};
+
+static void transfer_row(struct report *r, const struct report_file *f, const char *name,
+                         hid_t group, void *data)
+{
+    struct transfer *t = data;
+    const char *options = report_get(r, f->file, "options");
+    const char *adapter = report_base(report_setting(r, options, "adapter"));
+    double value, error;
+
+    for (size_t i = 0; *adapter && i < r->n_files; i++) {
+        const struct report_file *e = &r->files[i];
+        const char *order = e->kind == REPORT_EXPERT ? report_get(r, e->file, "transfer") : "";
+        if (!*order || strcmp(report_base(e->path), adapter) != 0 ||
+            (strcmp(report_get(r, e->file, "task"), name) == 0) != t->own)
+            continue;
+        if (!t->table)
+            t->table = page_table(t->section, "", "llllr", "model|expert|order|task|score");
+        report_main_score(group, &value, &error);
+        page_cell(t->table, "%s", report_base(report_get(r, f->file, "model")));
+        page_cell(t->table, "%s (from %s)", e->name, report_base(report_get(r, e->file, "source")));
+        page_cell(t->table, "%s", order);
+        page_cell(t->table, "%s", name);
+        page_score(t->table, value, error);
+        return;
+    }
+}
+
 static void curves_link(struct report *r, struct page_section *section, bool svf)
 {
     for (size_t i = 0; i < r->n_files; i++) {
@@ -155,6 +190,10 @@ void report_paper(struct report *r)
         const enum paper_part part = parts[i].part;
         if (part == PART_TRAINED || part == PART_ABLATION || part == PART_OTHERS)
             trained_table(r, section, part);
+        else if (part == PART_TRANSFER)
+            report_each_task(
+                r, transfer_row,
+                &(struct transfer){.section = section, .own = strcmp(parts[i].id, "table-9") == 0});
         else if (part == PART_STRATEGIES)
             report_strategies(r, section);
         else if (part == PART_PASSES)
@@ -167,7 +206,7 @@ void report_paper(struct report *r)
             report_mixtures(r, section);
         else if (part == PART_CURVES || part == PART_OTHER_CURVES)
             curves_link(r, section, part == PART_CURVES);
-        else if (part != PART_NONE && r->analysis.n_factors > (part == PART_SECOND_SPECTRA ? 1 : 0))
+        else if (r->analysis.n_factors > (part == PART_SECOND_SPECTRA ? 1 : 0))
             page_link(section, "spectra", "Spectra");
         if (page_section_is_empty(section))
             page_hint(section, "%s", parts[i].hint);

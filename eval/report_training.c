@@ -19,11 +19,17 @@ static bool is_expert(const struct report_file *f)
     return f->kind == REPORT_EXPERT;
 }
 
+/* Not one that t2 transfer has made. */
+static bool was_trained(const struct report_file *f)
+{
+    return is_expert(f) && !isnan(report_real(f->file, "steps"));
+}
+
 /* Has no earlier expert this task? */
 static bool first_of_task(struct report *r, size_t index)
 {
     for (size_t i = 0; i < index; i++)
-        if (is_expert(&r->files[i]) &&
+        if (was_trained(&r->files[i]) &&
             strcmp(task_of(r, &r->files[i]), task_of(r, &r->files[index])) == 0)
             return false;
     return true;
@@ -96,7 +102,7 @@ static void experts_table(struct report *r, struct page_section *section)
 
     for (size_t i = 0; i < r->n_files; i++) {
         const struct report_file *f = &r->files[i];
-        if (!is_expert(f))
+        if (!was_trained(f))
             continue;
         const char *settings = report_get(r, f->file, "settings");
         page_cell(table, "%s", f->name);
@@ -119,7 +125,7 @@ void report_curves(struct report *r)
     struct page_section *section = NULL;
 
     for (size_t i = 0; i < r->n_files; i++) {
-        if (!is_expert(&r->files[i]))
+        if (!was_trained(&r->files[i]))
             continue;
         if (!section) {
             section = page_section(r->page, 1, "curves", "Learning curves");

@@ -53,7 +53,7 @@ size_t spectrum_most_moved(const struct expert *expert, const struct factors *fa
         const double *sigma = z ? sigma_of(factors, &m->module, z->n_rows) : NULL;
         for (size_t i = 0; z && i < z->n_rows; i++) {
             const double value = (double)z->values[i], distance = fabs(value - 1);
-            if (n_moved == n && distance <= fabs(moved[n - 1].z - 1))
+            if (distance == 0 || (n_moved == n && distance <= fabs(moved[n - 1].z - 1)))
                 continue;
             size_t at = n_moved < n ? n_moved++ : n - 1;
             for (; at > 0 && fabs(moved[at - 1].z - 1) < distance; at--)

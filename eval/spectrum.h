@@ -23,7 +23,7 @@ struct spectrum_moved {
     double z, sigma;
 };
 /* The n components with the largest |z - 1|, those first; equal ones in the file's order. Returns
- * how many there are (fewer in a small expert). factors may be NULL. n below 2^16. */
+ * how many there are (those with z = 1 are none). factors may be NULL. n below 2^16. */
 size_t spectrum_most_moved(const struct expert *expert, const struct factors *factors, size_t n,
                            struct spectrum_moved *moved);
 

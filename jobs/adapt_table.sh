@@ -46,7 +46,7 @@ learn() { # learn TASK OUT
 }
 
 number() { # number FILE ATTRIBUTE: an attribute of a results file; empty where there is none
-    h5dump -a "$2" "$1" 2>/dev/null | sed -n 's/.*(0): //p'
+    { h5dump -a "$2" "$1" 2>/dev/null || true; } | sed -n 's/.*(0): //p'
 }
 
 # score METHOD OPTIONS...: a row for each unseen task.
@@ -69,7 +69,7 @@ row() { # row METHOD TASK FILE
         -v error="$(number "$3" "$at/accuracy_error")" -v n="$(number "$3" "$at/n_items")" \
         -v one="${one:-0}" -v two="$two" 'BEGIN {
             printf "%-14s %-16s %.4f  %.4f %6d %9.1f %6.1f\n", method, task, score, error, n,
-                one + two, one + two > 0 ? 100 * one / (one + two) : 0 }'
+                one + two, (one + two > 0 ? 100 * one / (one + two) : 0) }'
 }
 
 files=()
@@ -81,7 +81,7 @@ learn "cls:$(join , "${experts[@]}")" "$folder/cls.h5"
 all=$(join , "${files[@]}")
 
 {
-    printf '%-14s %-16s %-7s %-6s %6s %9s %6s\n' method task score stderr items seconds 'one %'
+    printf '%-14s %-16s %-6s %-7s %6s %9s %6s\n' method task score stderr items seconds 'one %'
     score base
     for task in "${experts[@]}"; do
         score "$task" --experts "$all" --adapt "$task"

@@ -100,7 +100,7 @@ check_shell() {
         echo "SKIPPED: shellcheck is not installed"
         return 0
     fi
-    tree '*.sh' '.ci/run' | xargs -0 -r shellcheck -x
+    tree '*.sh' '*.sbatch' '.ci/run' | xargs -0 -r shellcheck -x
 }
 
 # Nothing in the tree may hold the path of somebody's machine.

@@ -264,7 +264,8 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         {"method", 0, OPTION_CHOICE, &s.method,
          .choices = "auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd",
          .help = "how the eigenproblem is solved: by a worker or a node's crew (auto, lapack, "
-                 "one-stage, two-stage), or on a grid of all ranks; gesvd: the reference, on the matrix "
+                 "one-stage, two-stage), or on a grid of all ranks; gesvd: the reference, on the "
+                 "matrix "
                  "itself"},
         {"precision", 0, OPTION_CHOICE, &s.precision, .choices = "auto|f32|f64",
          .help = "auto: f32, and f64 where the error bounds call for it"},

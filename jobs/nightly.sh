@@ -98,7 +98,7 @@ train_step() { # seconds of a step
 search() {
     rm -f "$scratch/m.h5"
     run adapt "$model" --experts "$scratch/e.h5,$scratch/e2.h5" --factors "$scratch/f.h5" --task "${tasks%%,*}" \
-        --iterations 2 --population 8 --shots 4 --test-limit 0 -t 1 -q --out "$scratch/m.h5"
+        --iterations 2 --population 10 --shots 4 --test-limit 0 -t 1 -q --out "$scratch/m.h5"
 }
 
 least seconds_of decompose

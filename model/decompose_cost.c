@@ -32,7 +32,7 @@ struct decompose_costs decompose_cost_defaults(void)
         .grid_efficiency = 0.4,
         .fallback_attention = 0.5, /* of SmolLM2's: q and o */
         .fallback_mlp = 0,
-        .write_bytes = 800e6,
+        .write_bytes = 1200e6,
         .write_seconds = 0.002,
         .start_seconds = 0.1,
     };

@@ -309,10 +309,21 @@ static size_t peak_bytes(const struct planner *p, const struct decompose_plan *p
 
 /* ---- the plan -------------------------------------------------------------------------------- */
 
+/* On one node a finished matrix is written twice, as a part and to its place in the final file. */
 static double write_seconds(const struct planner *p, const struct module *m)
 {
+    const double times = p->n_workers == p->node_workers ? 2 : 1;
+
     return p->costs->write_seconds +
-           (double)part_bytes(m, p->options->type) / p->costs->write_bytes;
+           times * (double)part_bytes(m, p->options->type) / p->costs->write_bytes;
+}
+
+/* The end: the disk, and on several nodes all of the copying. */
+static double merge_seconds(const struct planner *p, size_t file_bytes)
+{
+    const double share = p->n_workers == p->node_workers ? 0.5 : 1;
+
+    return share * (double)file_bytes / p->costs->write_bytes;
 }
 
 static void add_grid_jobs(struct planner *p, struct decompose_plan *plan, size_t n_modules,
@@ -413,8 +424,7 @@ int decompose_plan_make(struct decompose_plan *plan, const struct module *module
     }
     for (size_t i = 0; i < n_modules; i++)
         plan->file_bytes += part_bytes(&modules[i], options->type);
-    plan->seconds =
-        costs->start_seconds + grid_end + end + (double)plan->file_bytes / costs->write_bytes;
+    plan->seconds = costs->start_seconds + grid_end + end + merge_seconds(&p, plan->file_bytes);
     plan->bytes_per_rank = peak_bytes(&p, plan);
     status = 0;
 done:

@@ -3,11 +3,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 enum { ROWS = 5, COLUMNS = 60, EIGHTHS = 8 };
 
-bool curve_in_utf8(void)
+bool expert_curve_utf8(void)
 {
     static const char *const names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
 
@@ -29,8 +28,8 @@ static const char *cell(double eighths, bool blocks)
     return (blocks ? block : ascii)[level];
 }
 
-void curve_draw(FILE *out, const char *title, const double *values, const double *steps, size_t n,
-                bool blocks)
+void expert_curve_draw(FILE *out, const char *title, const double *values, const double *steps,
+                       size_t n, bool blocks)
 {
     const size_t columns = n < COLUMNS ? n : COLUMNS;
     double means[COLUMNS] = {0}, low = INFINITY, high = -INFINITY;

@@ -6,12 +6,12 @@
 #include <stdio.h>
 
 /* Does this terminal's locale take UTF-8 (LC_ALL, LC_CTYPE, LANG)? */
-bool curve_in_utf8(void);
+bool expert_curve_utf8(void);
 
 /* values [n], in at most 60 columns of equal width in steps, each the mean of its steps; steps
  * [n] number them (NULL: 1 .. n). blocks: eighths of a block character, otherwise ASCII. Values
  * that are not finite, or none, draw nothing. */
-void curve_draw(FILE *out, const char *title, const double *values, const double *steps, size_t n,
-                bool blocks);
+void expert_curve_draw(FILE *out, const char *title, const double *values, const double *steps,
+                       size_t n, bool blocks);
 
 #endif

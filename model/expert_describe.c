@@ -264,7 +264,8 @@ static void put_drawings(hid_t file, FILE *out)
         double *values = read_column(file, names[i][0], &n);
         double *steps = names[i][1] ? read_column(file, names[i][1], &n_steps) : NULL;
         if (values && n > 2)
-            curve_draw(out, names[i][2], values, n_steps == n ? steps : NULL, n, curve_in_utf8());
+            expert_curve_draw(out, names[i][2], values, n_steps == n ? steps : NULL, n,
+                              expert_curve_utf8());
         free(values);
         free(steps);
     }

@@ -84,6 +84,13 @@ run_requeued() {
     return "$code"
 }
 
+# made FILE: fails where it is not there. A step that Slurm has cancelled may end without an error.
+made() {
+    [ -s "$1" ] && return 0
+    echo "$1 has not been made" >&2
+    return 1
+}
+
 # stage PATH: copies a file or folder to T2_LOCAL on every node, once a job; its new path in
 # `staged`. Without T2_LOCAL the path itself.
 stage() {

@@ -280,7 +280,7 @@ static void a_tasks_own_data_have_its_examples_too(void **state)
 }
 
 struct groups_seen {
-    size_t order[8], n;
+    size_t order[32], n;
 };
 
 static int see_group(void *context, size_t group)

@@ -70,6 +70,7 @@ cluster_wait 240 has_ended "$report" || logs run
 check "the chain ends well" "$(detail "$report" JobState)" = COMPLETED
 check "with a page" -s run/report.html
 check "... the base model's and every expert's scores" "$(find run -name 'eval.*.h5' | wc -l)" -eq 5
+check "... a mixture for the unseen task" -s run/adapt.reverse.h5
 contains "... experts side by side" "$(cat run/report.html)" '<section id="similarity">'
 for task in add sentiment; do
     for seed in 3 4; do
@@ -100,8 +101,12 @@ cp run/factors.h5 hard/
 is_under_way() { [ -s hard/add.s1.h5.state ] && has_state "$job" RUNNING; }
 restarts() { detail "$job" Restarts; }
 has_restarted() { [ "$(restarts)" -gt "$1" ]; }
-# Slurm holds a requeued job back for two minutes, which nobody here needs.
-at_once() { scontrol update JobId="$job" StartTime=now 2>/dev/null || true; }
+# Slurm holds a requeued job back for two minutes, until the node has been cleaned; a few seconds do.
+go_on() {
+    cluster_wait 60 has_state "$job" PENDING || logs hard
+    sleep 8
+    scontrol update JobId="$job" StartTime=now 2>/dev/null || true
+}
 
 # A minute's limit, less 10 s and what Slurm's clock is coarse by: 20 to 50 s of training.
 job=$(T2_HOME=$T2_SOURCE T2_RUN=$scratch/hard sbatch --parsable --chdir="$scratch/hard" --time=1 \
@@ -111,26 +116,30 @@ check "at its time limit a training goes back into the queue" "$(restarts)" -eq 
 contains "... by itself" "$(cat hard/*.out)" "back into the queue"
 check "... with its state" -s hard/add.s1.h5.state
 
-at_once
-cluster_wait 30 is_under_way || logs hard
+go_on
+cluster_wait 60 is_under_way || logs hard
+check "it goes on" "$(state_of "$job")" = RUNNING
 sleep 4
 urgent=$(sbatch --parsable --partition=high --ntasks=2 --time=1 --output=urgent.out --wrap 'echo urgent')
 cluster_wait 60 has_ended "$urgent" || logs hard
 check "an urgent job takes its place" "$(cat urgent.out)" = urgent
+cluster_wait 30 has_restarted 1 || logs hard
 check "... and it goes back into the queue" "$(restarts)" -eq 2
 check "... with its state" -s hard/add.s1.h5.state
 
 node=$(sinfo -h -o '%N')
 scontrol update NodeName="$node" State=DRAIN Reason=test
-at_once
+go_on
 sleep 6
 check "on a drained node nothing starts" "$(state_of "$job")" = PENDING
 scontrol update NodeName="$node" State=RESUME
-cluster_wait 30 is_under_way || logs hard
+cluster_wait 60 is_under_way || logs hard
 check "... until it is back" "$(state_of "$job")" = RUNNING
 end=$((SECONDS + 300))
 until has_ended "$job" || [ $SECONDS -gt $end ]; do
-    at_once
+    if has_state "$job" PENDING; then
+        go_on
+    fi
     sleep 1
 done
 check "the training ends well, after $(restarts) restarts" "$(detail "$job" JobState)" = COMPLETED

@@ -76,7 +76,7 @@ unset T2_DATA
 
 # ---- a page of real runs ------------------------------------------------------------------------
 limit=40
-grep -q __asan_init "$T2_BINARY" && limit=4
+grep -q __asan_init "$T2_BINARY" && limit=6
 t2 decompose "$mini" --modules all --out factors.h5 -q
 train=(train "$mini" -f factors.h5 --modules all --batch 8 --steps 6 -q -t 1 --test-limit "$limit")
 t2 "${train[@]}" --task sentiment --validate-every 3 --valid-limit 20 --out sentiment.h5
@@ -85,18 +85,36 @@ t2 "${train[@]}" --task add --objective next-token --out add.h5
 t2 "${train[@]}" --task add --out add_pg.h5
 t2 eval "$mini" --tasks sentiment,choice --limit $limit -q --out base.h5
 t2 eval "$mini" --tasks sentiment,choice --limit $limit -q --adapter sentiment.h5 --out tuned.h5
-files=(base.h5 tuned.h5 sentiment.h5 two.h5 add.h5 add_pg.h5 factors.h5)
+two=(--experts "sentiment.h5,add_pg.h5" --factors factors.h5)
+t2 adapt "$mini" "${two[@]}" --task reverse --per layer --iterations 2 --population 10 --shots 4 --test-limit 10 -t 1 -q --out mixed.h5
+check "a mixture is made" "$code" -eq 0
+t2 eval "$mini" "${two[@]}" --adapt prompt --tasks add,sentiment --limit 6 -q --out passes.h5
+check "... and two passes" "$code" -eq 0
+t2 transfer add_pg.h5 --factors factors.h5 --order shuffled --out moved.h5 -q
+t2 eval "$mini" --tasks add,sentiment --limit 6 -q --adapter moved.h5 --factors factors.h5 --out moved_scores.h5
+check "... and a transfer" "$code" -eq 0
+files=(base.h5 tuned.h5 passes.h5 moved_scores.h5 sentiment.h5 two.h5 add.h5 add_pg.h5 moved.h5 mixed.h5 factors.h5)
 t2 report "${files[@]}" --history slow.tsv --out page.html --items 5
 check "a page is made" "$code" -eq 0
 page=$(cat page.html)
-for id in runs scores curves phases spectra similarity scaling history paper items; do
+for id in runs scores curves phases spectra similarity adaptation scaling history paper items; do
     contains "it has the section $id" "$page" "<section id=\"$id\">"
 done
 for n in table-1 table-2 table-3 table-4 table-5 table-7 table-8 table-9 table-10 figure-4 figure-6 figure-7 figure-9 figure-10 figure-11; do
     contains "it has the paper's $n" "$page" "<section id=\"$n\">"
 done
-contains "a section without runs says which would fill it" "$page" "Filled by t2 transfer"
-check "five items of each task" "$(grep -c '<dt>prompt' page.html)" -eq 20
+contains "a section without runs says which would fill it" "$page" "Filled by experts of other kinds"
+check "five items of each task" "$(grep -c '<dt>prompt' page.html)" -eq 40
+# section ID: its text in the page.
+section() { awk -v id="<section id=\"$1\">" 'index($0, id) { on = 1 } on { print } on && /<\/section>/ { exit }' page.html; }
+contains "table 2 has strategies" "$(section table-2)" "<td>prompt</td>"
+contains "... and mixtures" "$(section table-2)" "<td>uniform</td>"
+contains "table 3 has the share of pass one" "$(section table-3)" " %</td>"
+contains "table 4 has the objectives" "$(section table-4)" "<td>next-token</td>"
+contains "table 5 has other tasks" "$(section table-5)" "<td>sentiment</td>"
+contains "table 9 has the expert's own" "$(section table-9)" "<td>add</td>"
+contains "figure 6 has domains" "$(section figure-6)" "review"
+contains "figure 7 has a row a layer" "$(section figure-7)" "<td>layer 4</td>"
 check "every link has its place" "$(grep -o 'href="#[^"]*"' page.html | sort -u | while IFS='#"' read -r _ _ id; do
     grep -q "id=[\"']${id}[\"']" page.html || echo "$id"
 done)" = ""
