@@ -149,16 +149,12 @@ static void put_settings(FILE *out, const char *settings)
 static double *read_column(hid_t file, const char *name, size_t *n)
 {
     size_t columns;
-    double *values = NULL;
+    double *values = h5_numbers(file, name, n, &columns);
 
-    if (!h5_shape(file, name, n, &columns) || columns != 0 || *n == 0)
-        return NULL;
-    values = malloc(*n * sizeof *values);
-    if (values && h5_get_doubles(file, name, values, *n, 0) != 0) {
-        free(values);
-        values = NULL;
-    }
-    return values;
+    if (values && columns == 0 && *n > 0)
+        return values;
+    free(values);
+    return NULL;
 }
 
 static double mean(const double *x, size_t first, size_t end)
