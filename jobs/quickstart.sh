@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From a bare Debian 12 to a model that answers and is scored, in a few minutes. Prints the commands
-# that it runs.
+# From a bare Debian 12 to a model that answers, is scored, and is better at a task after an expert
+# was trained for it. Takes some minutes, prints the commands that it runs, and leaves their files in
+# build/quickstart.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=jobs/lib.sh
@@ -15,6 +16,10 @@ fi
 show jobs/deps.sh
 build release -DBUILD_TESTING=OFF
 t2=build/release/t2
+out=build/quickstart
+mkdir -p "$out"
+# One rank a processor, at most 4: any number gives the same bits.
+ranks=(mpirun --oversubscribe --bind-to none -n "$(($(nproc) < 4 ? $(nproc) : 4))" "$t2")
 show "$t2" --version
 
 # A real model, where the network gives it.
@@ -32,10 +37,25 @@ if fetch_smollm2; then
         printf '\n(To score it on public tasks, get their data sets: "%s data list" says where.)\n' \
             "$t2"
     fi
+    if [ -d "${T2_DATA:-}/sst2" ]; then
+        # An expert for one of them: 51 840 numbers, 75 steps of 32 phrases.
+        show "${ranks[@]}" decompose "$model" --modules mlp --out "$out/smollm2.h5" </dev/null
+        show "${ranks[@]}" train "$model" --factors "$out/smollm2.h5" --task sst2 --batch 32 --steps 75 \
+            --seed 1 --threads 1 --test-limit 1000 --out "$out/sst2.h5" --resume </dev/null
+    fi
 fi
 
-# Our own small model needs no network: its tasks and their data lie beside it.
-show "$t2" eval data/mini --tasks add,subtract,sentiment,choice,reverse --out build/quickstart.h5
-show "$t2" inspect build/quickstart.h5
+# Our own small model needs no network: its tasks and their data lie beside it. Experts for two of
+# them, which are then chosen for each prompt of a stream of both.
+show "$t2" eval data/mini --tasks add,sentiment,mixed --out "$out/base.h5"
+show "${ranks[@]}" decompose data/mini --modules all --out "$out/mini.h5" </dev/null
+for task in add sentiment; do
+    show "${ranks[@]}" train data/mini --factors "$out/mini.h5" --task "$task" --recipe jobs/recipes/mini.ini \
+        --threads 1 --out "$out/$task.h5" --resume </dev/null
+done
+show "$t2" eval data/mini --tasks add,sentiment,mixed --experts "$out/add.h5,$out/sentiment.h5" \
+    --adapt prompt --out "$out/adapted.h5"
+show "$t2" inspect "$out/sentiment.h5"
+show "$t2" report "$out"/{base,adapted,add,sentiment,mini}.h5 --out "$out/report.html"
 printf '\nDone in %d s. "%s --help" lists the commands; README.md goes on from here.\n' \
     "$SECONDS" "$t2"
