@@ -149,6 +149,9 @@ static void score_all(const struct round *r, size_t n_candidates)
             population_score(p->objective, result->outcomes + c * r->n_which, r->n_which);
         if (p->price)
             result->scores[c].value -= p->price(p->context, c);
+        /* One mixture that breaks the model is a bad candidate, not the end of the search. */
+        if (!isfinite(result->scores[c].value) || !isfinite(result->scores[c].tie))
+            result->scores[c] = (struct search_score){POPULATION_WORST, 0};
     }
 }
 

@@ -268,7 +268,8 @@ static int request_done(void *context, const struct request *request,
     return 0;
 }
 
-/* Of tasks that choose: what evaluate.h's accuracy counts. */
+/* Of tasks that choose: what evaluate.h's accuracy counts. Choices without numbers are all wrong.
+ */
 static void judge_choices(struct work *work, size_t i)
 {
     const struct shot *shot = shot_at(work, i);
@@ -276,7 +277,11 @@ static void judge_choices(struct work *work, size_t i)
     const size_t gold = shot->item.gold_index;
     struct shot_outcome *o = &work->outcomes[i];
 
-    o->right = metrics_argmax(sums, NULL, shot->item.n_choices) == gold;
+    bool finite = true;
+
+    for (size_t c = 0; c < shot->item.n_choices; c++)
+        finite = finite && isfinite(sums[c]);
+    o->right = finite && metrics_argmax(sums, NULL, shot->item.n_choices) == gold;
     o->confidence = o->right > 0 ? sums[gold] / (double)shot->n_scored[gold] : 0;
     if (work->run->what & SHOTS_TARGETS) {
         double most = sums[0], total = 0;
@@ -292,7 +297,7 @@ static void judge_choices(struct work *work, size_t i)
 static void sum_up(struct work *work, size_t n)
 {
     for (size_t p = 0; p < work->n_parts; p++)
-        if (work->parts[p].right) {
+        if (work->parts[p].right && isfinite(work->parts[p].confidence)) {
             struct shot_outcome *o = &work->outcomes[work->parts[p].shot];
             o->right += 1;
             o->confidence += work->parts[p].confidence;
