@@ -449,8 +449,9 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     int code = COMMAND_OK;
 
     if (options_parse(&command_eval, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
-        (!done && (load_check_options(&s.load, table) != 0 ||
-                   adapt_check_options(&s.adapt, &s.load) != 0 || check_settings(&s, n_args) != 0)))
+        (!done &&
+         (load_check_options(&s.load, table) != 0 ||
+          adapt_check_options(&s.adapt, &s.load, s.tasks) != 0 || check_settings(&s, n_args) != 0)))
         code = command_fail(&command_eval, comm, COMMAND_USAGE);
     if (done || code != COMMAND_OK)
         goto finish;
