@@ -15,6 +15,7 @@
 #include "jobs/load_experts.h"
 #include "jobs/output.h"
 #include "jobs/task_list.h"
+#include "model/rng.h"
 #include "mpi/clock.h"
 #include "mpi/error.h"
 #include "mpi/hash.h"
@@ -111,13 +112,15 @@ static int open_shots(struct run *run)
                       model_get_config(run->loaded.model), &options);
 }
 
-/* Everything that decides the search's numbers. */
+/* Everything that decides the search's numbers. NULL with error_set. */
 static char *settings_text(const struct run *run)
 {
     const struct expert_set *set = &run->set;
     uint64_t experts = HASH_START, shots = HASH_START;
-    char *text = NULL;
+    char fingerprint[65], *text = NULL;
 
+    if (factors_fingerprint(run->factors, fingerprint) != 0)
+        return NULL;
     for (size_t k = 0; k < set->n; k++) {
         experts = hash_bytes(experts, set->names[k], strlen(set->names[k]) + 1);
         experts = hash_bytes(experts, set->z[k], set->n_parameters * sizeof **set->z);
@@ -129,12 +132,16 @@ static char *settings_text(const struct run *run)
     }
     if (asprintf(&text,
                  "model = %s\nfactors = %s\nn_experts = %zu\nn_parameters = %zu\ntask = %s\n"
-                 "isa = %s\n%sexperts = %016llx\ntask_text = %016llx\nshot_texts = %016llx\n",
-                 run->loaded.identity, set->identity ? set->identity : "", set->n,
-                 set->n_parameters, run->task.name, isa_name(run->loaded.model_options.isa),
-                 run->deciding, (unsigned long long)experts,
-                 (unsigned long long)hash_text(run->task.text), (unsigned long long)shots) < 0)
+                 "isa = %s\n%sexperts = %016llx\ntask_text = %016llx\nshot_texts = %016llx\n"
+                 "shot_data = rows with the digest %016llx\n",
+                 run->loaded.identity, fingerprint, set->n, set->n_parameters, run->task.name,
+                 isa_name(run->loaded.model_options.isa), run->deciding,
+                 (unsigned long long)experts, (unsigned long long)hash_text(run->task.text),
+                 (unsigned long long)shots,
+                 (unsigned long long)items_digest(&run->shots.items)) < 0) {
+        error_set("out of memory");
         return NULL;
+    }
     return text;
 }
 
@@ -206,12 +213,13 @@ static int open_all(struct run *run)
     if (comm_agree(comm,
                    load_sandbox(comm, &command_adapt, &s->sandbox, &run->task, 1,
                                 (size_t)run->loaded.model_options.n_threads, &run->sandbox)) != 0 ||
+        comm_agree(comm, adapt_settings_suit(s, &run->set)) != 0 ||
         comm_agree(comm, open_shots(run)) != 0 ||
         items_compare_ranks(comm, &run->shots.items) != 0 ||
         comm_agree(comm, fewshot_create(&run->f, &run->set, &run->options)) != 0)
         return -1;
     run->own_settings = settings_text(run);
-    if (comm_agree(comm, run->own_settings ? 0 : error_set("out of memory")) != 0 ||
+    if (comm_agree(comm, run->own_settings ? 0 : -1) != 0 ||
         comm_agree(comm, comm->rank == 0 ? look_for_result(run, there) : 0) != 0)
         return -1;
     if (comm->size > 1)
@@ -232,11 +240,8 @@ static void show_progress(void *context, size_t n_done, size_t n_all)
 {
     struct run *run = context;
     const struct search *search = &run->f.search;
-    const size_t most = search->options.method == SEARCH_GRID
-                            ? (search->n_points - 1) / search->options.population + 1
-                            : search->options.iterations;
 
-    run->progress.total = most;
+    run->progress.total = search_most(search);
     progress_update(&run->progress, search->iteration, "candidate %zu of %zu, best %.3f", n_done,
                     n_all, search->has_best ? search->best_score.value : 0);
 }
@@ -244,13 +249,14 @@ static void show_progress(void *context, size_t n_done, size_t n_all)
 static struct population population_of(struct run *run)
 {
     const struct adapt_settings *s = run->settings;
+    /* The search's own streams have the plain seed. */
     struct shots_run shots = {.model = run->loaded.model,
                               .tokenizer = run->loaded.tokenizer,
                               .run = scheduler_run,
                               .scheduler = scheduler_defaults(),
                               .sampling = {.temperature = (float)s->temperature,
                                            .top_p = (float)s->top_p,
-                                           .seed = (uint64_t)s->seed},
+                                           .seed = rng_key((uint64_t)s->seed, 1)},
                               .samples = (size_t)s->samples,
                               .sandbox = run->sandbox};
 
@@ -309,6 +315,10 @@ static int score(struct run *run)
     options->scheduler.batch = (size_t)s->batch;
     options->scheduler.chunk = (size_t)s->chunk;
     options->seed = (uint64_t)s->seed;
+    /* As the shots: the gap compares the two. */
+    options->sampling.temperature = (float)s->temperature;
+    options->sampling.top_p = (float)s->top_p;
+    options->samples = (size_t)s->samples;
     options->sandbox = run->sandbox;
     options->limit = s->test_limit > 0 ? (size_t)s->test_limit : 0;
     options->split = s->test_split;
@@ -381,15 +391,22 @@ static void print_result(const struct run *run)
                 fprintf(stderr, " %s %.4f", run->set.names[k], alpha[k]);
             fputc('\n', stderr);
         }
-        fprintf(stderr, "%-*s   shots  stderr    test  stderr      gap\n", width, "weights");
+        fprintf(stderr, "%-*s   shots  stderr    test  stderr      gap  stderr\n", width,
+                "weights");
     }
     for (size_t r = 0; r < run->scoring.n_rows; r++) {
         const struct adapt_score *s = &run->scoring.scores[r];
-        printf("%-*s  %.4f  %.4f  ", width, s->name, s->shots, s->shots_error);
-        if (isnan(s->test))
-            printf("%6s  %6s  %7s\n", "-", "-", "-");
-        else
-            printf("%.4f  %.4f  %7.4f\n", s->test, s->test_error, s->shots - s->test);
+        const double numbers[] = {
+            s->shots,      s->shots_error,     s->test,
+            s->test_error, s->shots - s->test, hypot(s->shots_error, s->test_error)};
+        printf("%-*s", width, s->name);
+        for (int i = 0; i < 6; i++) {
+            if (isnan(numbers[i]))
+                printf("  %*s", i == 4 ? 7 : 6, "-");
+            else
+                printf("  %*.4f", i == 4 ? 7 : 6, numbers[i]);
+        }
+        putchar('\n');
     }
     fflush(stdout);
 }
@@ -452,8 +469,8 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     struct run *run = calloc(1, sizeof *run);
 
     adapt_settings_table(&s, table);
-    if (!run) {
-        error_set("out of memory");
+    if (comm_agree(comm, run ? 0 : error_set("out of memory")) != 0) {
+        free(run);
         return command_fail(&command_adapt, comm, COMMAND_FAILED);
     }
     if (options_parse(&command_adapt, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
@@ -503,8 +520,8 @@ const struct command command_adapt = {
         "ranks. Stopped by SIGTERM, SIGINT or SIGUSR1 the run leaves OUT.state and ends with the "
         "exit code 75; with --resume it goes on to the same bits. Stdout has a row for the base "
         "model, each expert, the uniform mixture and the mixture found: name, accuracy on the "
-        "shots and its standard error, accuracy on the test items and its standard error, and the "
-        "gap between the two.\n\n"
+        "shots and its standard error, accuracy on the test items and its standard error, the gap "
+        "between the two and its standard error (a dash: of fewer than two items).\n\n"
         "examples\n"
         "  t2 adapt MODEL --experts maths.h5,code.h5,reasoning.h5 --task arc_challenge --out m.h5\n"
         "  mpirun -n 4 t2 adapt MODEL -e a.h5,b.h5 -T gsm8k -o m.h5 --per layer --no-normalise\n"
