@@ -3,8 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "jobs/adapt_options.h"
@@ -14,6 +12,7 @@
 #include "jobs/commands.h"
 #include "jobs/load_experts.h"
 #include "jobs/output.h"
+#include "jobs/resume.h"
 #include "jobs/task_list.h"
 #include "model/rng.h"
 #include "mpi/clock.h"
@@ -23,7 +22,6 @@
 #include "mpi/signals.h"
 #include "mpi/text.h"
 #include "solver/cpu.h"
-#include "train/train_result.h"
 
 enum { WRITE_EVERY_SECONDS = 2 };
 
@@ -47,15 +45,10 @@ struct run {
     struct fewshot_form form;
     struct adapt_scoring scoring;
     char cpu[256], started[32];
-    bool has_state, done_before, interrupted;
+    struct resume resume;
+    bool interrupted;
     double start, written;
 };
-
-static bool is_there(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0;
-}
 
 /* ---- before the work ---------------------------------------------------------------------------
  */
@@ -63,11 +56,8 @@ static bool is_there(const char *path)
 static int prepare(struct run *run)
 {
     const struct adapt_settings *s = run->settings;
-    time_t now = time(NULL);
-    struct tm utc;
 
-    gmtime_r(&now, &utc);
-    strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    output_time(run->started);
     cpu_describe(run->cpu, sizeof run->cpu);
     if (asprintf(&run->state_path, "%s.state", s->out) < 0) {
         run->state_path = NULL;
@@ -77,15 +67,9 @@ static int prepare(struct run *run)
     if (!run->data_root ||
         task_list_load(s->task, "--task", run->path, &run->task, 1, &run->n_tasks) != 0)
         return -1;
-    if (run->comm->rank != 0)
-        return 0;
-    if (output_check(s->out) != 0)
-        return -1;
-    if (!s->resume && is_there(run->state_path))
-        return error_set("%s holds an adaptation that is not finished: go on with --resume, or "
-                         "remove it",
-                         run->state_path);
-    return 0;
+    run->resume = (struct resume){
+        .out = s->out, .state_path = run->state_path, .what = "an adaptation", .asked = s->resume};
+    return run->comm->rank == 0 ? resume_check(&run->resume) : 0;
 }
 
 static int chat_setting(const struct run *run)
@@ -145,18 +129,8 @@ static char *settings_text(const struct run *run)
     return text;
 }
 
-/* With --resume, on rank 0: the state, or, where a requeued job had finished, its result. */
-static int look_for_result(struct run *run, int there[2])
-{
-    if (!run->settings->resume)
-        return 0;
-    there[0] = is_there(run->state_path);
-    there[1] = there[0] ? 0 : train_result_is_there(run->settings->out, run->own_settings);
-    return there[1] < 0 ? -1 : 0;
-}
-
 /* All ranks take up the state: rank 0 reads it, the numbers travel. */
-static int resume(struct run *run)
+static int take_up(struct run *run)
 {
     struct fewshot *f = &run->f;
     const struct comm *comm = run->comm;
@@ -204,7 +178,6 @@ static int open_all(struct run *run)
 {
     const struct comm *comm = run->comm;
     const struct adapt_settings *s = run->settings;
-    int there[2] = {0, 0};
 
     if (comm_agree(comm, prepare(run)) != 0 ||
         load_experts_plain(comm, run->path, s->experts, s->factors, &s->load, run->chat_asked,
@@ -220,17 +193,13 @@ static int open_all(struct run *run)
         return -1;
     run->own_settings = settings_text(run);
     if (comm_agree(comm, run->own_settings ? 0 : -1) != 0 ||
-        comm_agree(comm, comm->rank == 0 ? look_for_result(run, there) : 0) != 0)
+        resume_look(comm, &run->resume, run->own_settings) != 0)
         return -1;
-    if (comm->size > 1)
-        MPI_Bcast(there, 2, MPI_INT, 0, comm->handle);
-    run->has_state = there[0] > 0;
-    run->done_before = there[1] > 0;
-    if (run->done_before)
+    if (run->resume.done_before)
         return 0;
     if (comm_agree(comm, make_form(run)) != 0)
         return -1;
-    return run->has_state ? resume(run) : 0;
+    return run->resume.has_state ? take_up(run) : 0;
 }
 
 /* ---- the search --------------------------------------------------------------------------------
@@ -294,6 +263,9 @@ static int search(struct run *run)
     if (status == 0 && !run->interrupted)
         status = comm_agree(run->comm, keep_state(run, true));
     progress_end(&run->progress);
+    if (status == 0 && !run->interrupted && run->f.search.best_score.value <= POPULATION_WORST)
+        status = error_set("no mixture of the search gives numbers: narrow --lower and --upper, or "
+                           "leave out the expert that breaks the model");
     return status;
 }
 
@@ -427,7 +399,7 @@ static int run_all(struct run *run)
     run->start = MPI_Wtime();
     if (open_all(run) != 0)
         return -1;
-    if (run->done_before)
+    if (run->resume.done_before)
         return 0;
     if (search(run) != 0)
         return -1;
@@ -493,7 +465,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         rc = run_all(run);
     if (rc != 0) {
         code = command_fail(&command_adapt, comm, COMMAND_FAILED);
-    } else if (run->done_before) {
+    } else if (run->resume.done_before) {
         if (comm->rank == 0 && !s.quiet)
             fprintf(stderr, "%s: finished already by a run of these settings; nothing to do\n",
                     s.out);

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "eval/adapt_file.h"
 #include "eval/evaluate.h"
@@ -251,12 +250,8 @@ static int grade_task(struct run *run, const struct task *task)
 
 static int prepare(struct run *run, const char *model)
 {
-    time_t now = time(NULL);
-    struct tm utc;
-
     run->start = MPI_Wtime();
-    gmtime_r(&now, &utc);
-    strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    output_time(run->started);
     cpu_describe(run->cpu, sizeof run->cpu);
     run->data_root = dataset_root(run->settings->data);
     if (!run->data_root ||
