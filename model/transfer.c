@@ -163,9 +163,9 @@ static int check_shapes(const struct expert *from, const struct factors *factors
             return error_set("the expert changes %s in %zu layers, the factors have it in %zu: %s",
                              m->name, n_from, n_to, fix);
         if (!f)
-            return error_set("the factor file has no %s, which the expert changes: decompose the "
-                             "model with --layers that contain it",
-                             m->path);
+            return error_set("the factor file has no %s of layer %zu, which the expert changes: "
+                             "decompose the model with --layers that contain it",
+                             m->name, m->layer);
         if (module_rank(&f->module) != module_rank(m))
             return error_set("%s has %zu singular values in the expert's model and %zu in the "
                              "other: %s",

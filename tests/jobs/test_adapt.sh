@@ -172,7 +172,7 @@ t2 transfer add.h5 --factors few.h5 --shape truncate --out t.h5
 contains "a module that is not there is named" "$err" "self_attn"
 t2 decompose "$mini" --modules mlp --layers 1-4 --out late.h5 -q
 t2 transfer choice.h5 --factors late.h5 --out t.h5
-contains "... and a layer" "$err" "no layers.0.mlp"
+contains "... and a layer" "$err" "no mlp.down_proj of layer 0"
 t2 transfer choice.h5 --factors few.h5 --out t.h5
 contains "another depth must be agreed to" "$err" "choose --shape truncate"
 for shape in truncate interpolate; do
