@@ -111,7 +111,9 @@ int adapt_classify(const struct adapt *a, const struct comm *comm, struct model 
     int status = domains_task(a->domains, a->used, a->way, in_chat, &task);
     if (status == 0 && a->calibrate && a->way == DOMAINS_RANK)
         status = cls_add_row(rows, capacity, "empty", a->domains->empty, adapt_row_domain(a));
-    if (comm_agree(comm, status) != 0)
+    /* Every rank returns the same: the caller goes on to what is collective. */
+    status = comm_agree(comm, status);
+    if (status != 0)
         goto done;
     model_attach(model, a->adapter, a->classifier);
     status = evaluate_task(comm, model, tokenizer, chat, &task, &first, &result);

@@ -218,17 +218,21 @@ void adapt_file_describe(hid_t file, FILE *out)
 {
     int64_t counts[DOMAINS_MAX * DOMAINS_MAX];
     char *names[DOMAINS_MAX] = {0};
+    struct h5_quiet quiet;
     size_t n = 0;
 
-    if (H5Lexists(file, "adapt", H5P_DEFAULT) <= 0)
-        return;
-    hid_t group = H5Gopen2(file, "adapt", H5P_DEFAULT);
+    h5_quiet_begin(&quiet);
+    hid_t group =
+        H5Lexists(file, "adapt", H5P_DEFAULT) > 0 ? H5Gopen2(file, "adapt", H5P_DEFAULT) : -1;
     if (group < 0)
-        return;
+        goto done;
     if (H5Lexists(group, "confusion", H5P_DEFAULT) > 0 && read_counts(group, counts, &n)) {
         bool all = true;
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
             all = (names[i] = h5_text_at(group, "domains", i)) != NULL && all;
+            for (char *c = names[i]; c && *c; c++)
+                *c = text_printable(*c, '?');
+        }
         if (all) {
             fputs("prompts by domain (rows) and what was chosen (columns)\n", out);
             print_counts((const char *const *)names, counts, n, out);
@@ -238,4 +242,6 @@ void adapt_file_describe(hid_t file, FILE *out)
             free(names[i]);
     }
     H5Gclose(group);
+done:
+    h5_quiet_end(&quiet);
 }

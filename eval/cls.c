@@ -288,7 +288,9 @@ int cls_task(const struct domains *domains, struct task *sources, size_t n, bool
             task_free(&sources[i]);
         free(cls);
         free(own);
-        return error_set(n > CLS_MAX_TASKS ? "task cls: at most 32 tasks" : "out of memory");
+        return n > CLS_MAX_TASKS
+                   ? error_set("task cls: at most %d tasks, not %zu", CLS_MAX_TASKS, n)
+                   : error_set("out of memory");
     }
     memcpy(own, sources, n * sizeof *own);
     memset(sources, 0, n * sizeof *sources);
@@ -300,7 +302,9 @@ int cls_task(const struct domains *domains, struct task *sources, size_t n, bool
         goto fail;
     task->cls = cls;
     task->description = strdup("which domain a prompt of other tasks belongs to");
-    if (task->description && describe(task, cls) == 0)
+    if (!task->description)
+        error_set("out of memory");
+    else if (describe(task, cls) == 0)
         return 0;
     task_free(task);
     return -1;

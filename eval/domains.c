@@ -127,11 +127,19 @@ static int take_choice(const struct reading *r, enum key key, const char *const 
         return value->raw ? -1 : 0;
     const size_t found = find_name(names, n_names, text);
     int status = 0;
-    if (found < n_names)
+    if (found < n_names) {
         *out = found;
-    else
-        status = ini_fail(r->domains->path, value->line, "%s is '%.60s', but must be %s, or %s",
-                          key_names[key], text, names[0], names[1]);
+    } else {
+        char list[64] = ""; /* "a, b or c" */
+        for (size_t i = 0; i < n_names; i++)
+            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s",
+                     i == 0             ? ""
+                     : i + 1 == n_names ? " or "
+                                        : ", ",
+                     names[i]);
+        status = ini_fail(r->domains->path, value->line, "%s is '%.60s', but must be %s",
+                          key_names[key], text, list);
+    }
     free(text);
     return status;
 }
@@ -217,7 +225,10 @@ static int check(const struct reading *r)
     if (!d->prompt || !strstr(d->prompt, "{prompt}"))
         return error_set("%s: [adapt] needs the key 'prompt', with {prompt} in it", d->path);
     if (d->n < 2)
-        return error_set("%s: no domain: write a section [NAME] for each", d->path);
+        return error_set(
+            "%s: no domain: write a section [NAME] for each (a section needs at least one "
+            "key)",
+            d->path);
     if (d->max_new == 0)
         return error_set("%s: max_new must be 1 or more", d->path);
     for (size_t i = 0; i < d->n; i++) {

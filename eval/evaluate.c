@@ -7,7 +7,6 @@
 #include "eval/gather.h"
 #include "eval/items.h"
 #include "eval/metrics.h"
-#include "model/blank.h"
 #include "model/model.h"
 #include "mpi/clock.h"
 #include "mpi/error.h"
@@ -69,56 +68,6 @@ struct evaluate_options evaluate_defaults(void)
     };
 }
 
-/* ---- tokens ------------------------------------------------------------------------------------
- */
-
-int evaluate_encode_pair(const struct tokenizer *tokenizer, const char *context,
-                         const char *continuation, int flags, struct tokens *out, size_t *n_scored)
-{
-    size_t n_context = strlen(context), n_whole = n_context + strlen(continuation);
-    char *whole = malloc(n_whole + 1);
-    struct tokens prefix = {0};
-    int status = -1;
-
-    if (!whole) {
-        error_set("out of memory");
-        goto done;
-    }
-    memcpy(whole, context, n_context);
-    strcpy(whole + n_context, continuation);
-    for (size_t blank = blank_before(whole, n_context); blank;
-         blank = blank_before(whole, n_context))
-        n_context -= blank;
-    if (tokenizer_encode(tokenizer, whole, n_context, flags, &prefix))
-        goto done;
-    if (prefix.n == 0) {
-        /* Something must stand before the first scored token. */
-        int32_t first = tokenizer_bos(tokenizer);
-        if (first < 0)
-            first = tokenizer_eos(tokenizer);
-        if (first < 0) {
-            error_set("the context is empty and the tokenizer has no token for a text's beginning");
-            goto done;
-        }
-        if (tokens_push(out, first) || tokens_push(&prefix, first)) {
-            error_set("out of memory");
-            goto done;
-        }
-    }
-    if (tokenizer_encode(tokenizer, whole, n_whole, flags, out))
-        goto done;
-    if (out->n <= prefix.n) {
-        error_set("\"%.60s\" has no token of its own after its context", continuation);
-        goto done;
-    }
-    *n_scored = out->n - prefix.n;
-    status = 0;
-done:
-    free(whole);
-    tokens_free(&prefix);
-    return status;
-}
-
 /* ---- items to requests -------------------------------------------------------------------------
  */
 
@@ -145,55 +94,30 @@ static void job_free(struct work *work, struct job *job)
     free(job);
 }
 
-/* Names the item's trouble while its place in the data is known. */
-static int check_fit(const struct work *work, const struct slot *slot)
-{
-    const struct model_config *c = work->config;
-    const struct tokens *tokens = &slot->tokens;
-
-    if (!c)
-        return 0;
-    for (size_t i = 0; i < tokens->n; i++)
-        if ((size_t)tokens->ids[i] >= c->vocab_size)
-            return error_set("token id %d is outside the model's vocabulary of %zu: tokenizer and "
-                             "model do not belong together",
-                             tokens->ids[i], c->vocab_size);
-    if (tokens->n + (slot->choice == SIZE_MAX) > c->max_positions)
-        return error_set("the item has %zu tokens, more than the model's %zu positions hold%s",
-                         tokens->n, c->max_positions,
-                         work->task->fewshot ? ": use fewer examples (--fewshot)"
-                                             : ": leave it out, or use a model with more");
-    return 0;
-}
-
 static int encode_job(struct work *work, struct job *job)
 {
+    const struct task *task = work->task;
     struct task_item *item = &job->item;
     struct item_record *record = &job->record;
-    int flags = item->chat ? TOKENIZER_SPECIAL : TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS;
 
     for (size_t i = 0; i < record->n_choices; i++) {
-        const char *const parts[2] = {item->prompt, item->choices[i]};
-        const bool swapped = work->task->score_prompt;
         struct slot *slot = &job->slots[job->n_slots++];
         slot->job = job;
         slot->choice = i;
-        if (evaluate_encode_pair(work->tokenizer, parts[swapped], parts[!swapped], flags,
-                                 &slot->tokens, &slot->n_scored) ||
-            check_fit(work, slot))
+        if (items_encode_choice(work->tokenizer, task, item, i, &slot->tokens, &slot->n_scored) ||
+            items_check_fit(&slot->tokens, work->config, task, false))
             return -1;
         record->choice_tokens[i] = (int64_t)slot->n_scored;
         if (i == 0)
             record->n_prompt_tokens = (int64_t)(slot->tokens.n - slot->n_scored);
     }
-    for (size_t i = 0; work->task->score == TASK_GENERATE && i < work->n_samples; i++) {
+    for (size_t i = 0; task->score == TASK_GENERATE && i < work->n_samples; i++) {
         struct slot *slot = &job->slots[job->n_slots++];
         slot->job = job;
         slot->choice = SIZE_MAX;
         slot->sample = i;
-        if (items_encode(work->tokenizer, item, &slot->tokens))
-            return -1;
-        if (check_fit(work, slot))
+        if (items_encode(work->tokenizer, item, &slot->tokens) ||
+            items_check_fit(&slot->tokens, work->config, task, true))
             return -1;
         record->n_prompt_tokens = (int64_t)slot->tokens.n;
     }
@@ -575,8 +499,7 @@ static int run_items(struct work *work, struct model *model, struct scheduler_st
     if (status == 0 && work->jobs)
         status = error_set("task %s: the scheduler left an item unfinished", work->task->name);
     if (status) /* let the others find nothing more to do */
-        while ((size_t)comm_queue_next(&work->queue) * work->block < work->n_here)
-            ;
+        comm_queue_stop(&work->queue);
     return status;
 }
 

@@ -5,9 +5,8 @@
  * order. An item's record depends on the item and the settings alone, never on the batch, the rank
  * that ran it or what ran beside it.
  *
- * Log-likelihoods follow lm-eval's `hf` model: blanks at the context's end move to the
- * continuation, context + continuation are encoded together and cut at the length of the encoded
- * context. Stands on task.h, model/scheduler.h, mpi/comm.h. */
+ * Log-likelihoods follow lm-eval's `hf` model (items_encode_pair). Stands on task.h,
+ * model/scheduler.h, mpi/comm.h. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -115,9 +114,5 @@ void evaluate_metrics(const struct task *task, struct task_result *result);
 /* A result without items, its metrics NaN. */
 struct task_result evaluate_no_result(void);
 void task_result_free(struct task_result *result);
-
-/* context and continuation to one token sequence; *n_scored is the continuation's part. */
-int evaluate_encode_pair(const struct tokenizer *tokenizer, const char *context,
-                         const char *continuation, int flags, struct tokens *out, size_t *n_scored);
 
 #endif

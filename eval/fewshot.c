@@ -1,5 +1,6 @@
 #include "eval/fewshot.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,12 @@ int fewshot_create(struct fewshot *f, const struct expert_set *set,
     /* Says at once whether this reading suits these experts. */
     if (expert_set_mix(set, options->mix, start, options->per, f->worn) != 0)
         goto done;
+    /* Points travel in one message. */
+    if (options->search.population > INT_MAX / f->n) {
+        error_set("a population of %zu with %zu coefficients each is too large: at most %d numbers",
+                  options->search.population, f->n, INT_MAX);
+        goto done;
+    }
     status = search_create(&f->search, &f->options.search, start);
 done:
     free(start);
@@ -192,14 +199,16 @@ static void note_iteration(struct fewshot *f, const struct population_result *re
     for (size_t i = 0; i < n_points; i++) {
         const double value = result->scores[i].value;
         p->n_abandoned += result->abandoned[i];
-        if (result->abandoned[i])
+        if (result->abandoned[i] || value <= POPULATION_WORST)
             continue;
         sum += value;
         p->least = fmin(p->least, value);
         p->most = fmax(p->most, value);
         n++;
     }
-    p->mean = sum / (double)n;
+    p->mean = n ? sum / (double)n : POPULATION_WORST;
+    if (n == 0)
+        p->least = p->most = POPULATION_WORST;
     memcpy(f->means + t * f->n, f->search.mean, f->n * sizeof(double));
     memcpy(f->deviations + t * f->n, f->search.deviation, f->n * sizeof(double));
     memcpy(f->bests + t * f->n, f->search.best, f->n * sizeof(double));

@@ -6,30 +6,12 @@
 #include <unistd.h>
 
 #include "eval/cls.h"
+#include "model/blank.h"
 #include "model/rng.h"
 #include "mpi/error.h"
 #include "mpi/hash.h"
 
 enum { STREAM_FEWSHOT = 1 << 30 }; /* apart from items' streams of random numbers */
-
-/* The first n of a random order of 0 .. n_rows - 1, the same on every rank. */
-static int choose_examples(uint64_t seed, size_t n_rows, size_t n, size_t **rows)
-{
-    size_t *order = malloc(n_rows * sizeof *order);
-
-    if (!order)
-        return error_set("out of memory");
-    for (size_t i = 0; i < n_rows; i++)
-        order[i] = i;
-    for (size_t i = 0; i < n; i++) {
-        double u = (double)rng_uniform(seed, STREAM_FEWSHOT, i);
-        size_t j = i + (size_t)(u * (double)(n_rows - i)), kept = order[i];
-        order[i] = order[j];
-        order[j] = kept;
-    }
-    *rows = order;
-    return 0;
-}
 
 /* Where the task's data lie: the run's folder, or, for tasks that come with their own, ../data
  * beside the task file. Malloc'ed; NULL when out of memory. */
@@ -71,8 +53,11 @@ static int open_examples(struct items *items, uint64_t seed)
     if (context->n_examples > context->examples->n_rows)
         return error_set("task %s: %zu examples are asked for, but the split \"%s\" has %zu rows",
                          task->name, task->fewshot, task->fewshot_split, context->examples->n_rows);
-    if (choose_examples(seed, context->examples->n_rows, context->n_examples, &items->example_rows))
-        return -1;
+    items->example_rows = malloc(context->examples->n_rows * sizeof *items->example_rows);
+    if (!items->example_rows)
+        return error_set("out of memory");
+    rng_order(seed, STREAM_FEWSHOT, items->example_rows, context->examples->n_rows,
+              context->n_examples);
     context->example_rows = items->example_rows;
     return 0;
 }
@@ -175,13 +160,95 @@ uint64_t items_digest(const struct items *items)
     return examples ? hash_rows(hash_value(hash, 0), examples, examples->n_rows) : hash;
 }
 
+/* ---- tokens ------------------------------------------------------------------------------------
+ */
+
+/* A rendered chat has its BOS in the text. */
+static int flags_of(const struct task_item *item)
+{
+    return item->chat ? TOKENIZER_SPECIAL : TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS;
+}
+
 int items_encode(const struct tokenizer *tokenizer, const struct task_item *item,
                  struct tokens *out)
 {
-    const int flags = item->chat ? TOKENIZER_SPECIAL : TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS;
     const size_t before = out->n;
 
-    if (tokenizer_encode(tokenizer, item->prompt, strlen(item->prompt), flags, out))
+    if (tokenizer_encode(tokenizer, item->prompt, strlen(item->prompt), flags_of(item), out))
         return -1;
     return out->n > before ? 0 : error_set("the prompt has no tokens");
+}
+
+int items_encode_pair(const struct tokenizer *tokenizer, const char *context,
+                      const char *continuation, int flags, struct tokens *out, size_t *n_scored)
+{
+    size_t n_context = strlen(context), n_whole = n_context + strlen(continuation);
+    char *whole = malloc(n_whole + 1);
+    struct tokens prefix = {0};
+    int status = -1;
+
+    if (!whole) {
+        error_set("out of memory");
+        goto done;
+    }
+    memcpy(whole, context, n_context);
+    strcpy(whole + n_context, continuation);
+    for (size_t blank = blank_before(whole, n_context); blank;
+         blank = blank_before(whole, n_context))
+        n_context -= blank;
+    if (tokenizer_encode(tokenizer, whole, n_context, flags, &prefix))
+        goto done;
+    if (prefix.n == 0) {
+        /* Something must stand before the first scored token. */
+        int32_t first = tokenizer_bos(tokenizer);
+        if (first < 0)
+            first = tokenizer_eos(tokenizer);
+        if (first < 0) {
+            error_set("the context is empty and the tokenizer has no token for a text's beginning");
+            goto done;
+        }
+        if (tokens_push(out, first) || tokens_push(&prefix, first)) {
+            error_set("out of memory");
+            goto done;
+        }
+    }
+    if (tokenizer_encode(tokenizer, whole, n_whole, flags, out))
+        goto done;
+    if (out->n <= prefix.n) {
+        error_set("\"%.60s\" has no token of its own after its context", continuation);
+        goto done;
+    }
+    *n_scored = out->n - prefix.n;
+    status = 0;
+done:
+    free(whole);
+    tokens_free(&prefix);
+    return status;
+}
+
+int items_encode_choice(const struct tokenizer *tokenizer, const struct task *task,
+                        const struct task_item *item, size_t choice, struct tokens *out,
+                        size_t *n_scored)
+{
+    const char *const parts[2] = {item->prompt, item->choices[choice]};
+    const bool swapped = task->score_prompt;
+
+    return items_encode_pair(tokenizer, parts[swapped], parts[!swapped], flags_of(item), out,
+                             n_scored);
+}
+
+int items_check_fit(const struct tokens *tokens, const struct model_config *config,
+                    const struct task *task, bool generates)
+{
+    for (size_t i = 0; config && i < tokens->n; i++)
+        if ((size_t)tokens->ids[i] >= config->vocab_size)
+            return error_set("token id %d is outside the model's vocabulary of %zu: tokenizer and "
+                             "model do not belong together",
+                             tokens->ids[i], config->vocab_size);
+    if (!config || tokens->n + generates <= config->max_positions)
+        return 0;
+    return error_set("the item has %zu tokens, more than the model's %zu positions hold%s",
+                     tokens->n, config->max_positions,
+                     task->fewshot ? ": use fewer examples (--fewshot)"
+                                   : ": leave it out, or use a model with more");
 }

@@ -9,6 +9,7 @@
 #include "eval/dataset.h"
 #include "eval/task.h"
 #include "model/chat.h"
+#include "model/config.h"
 #include "model/tokenizer.h"
 #include "mpi/comm.h"
 
@@ -52,5 +53,22 @@ uint64_t items_digest(const struct items *items);
  * rendered chat). */
 int items_encode(const struct tokenizer *tokenizer, const struct task_item *item,
                  struct tokens *out);
+
+/* context and continuation to one token sequence in *out (empty); *n_scored is the continuation's
+ * part. As lm-eval's `hf` model does it: blanks at the context's end move to the continuation, both
+ * are encoded together and cut at the length of the encoded context. */
+int items_encode_pair(const struct tokenizer *tokenizer, const char *context,
+                      const char *continuation, int flags, struct tokens *out, size_t *n_scored);
+
+/* The item's prompt and its choice number `choice` as such a pair, or, of a task that scores the
+ * prompt, the choice and the prompt. */
+int items_encode_choice(const struct tokenizer *tokenizer, const struct task *task,
+                        const struct task_item *item, size_t choice, struct tokens *out,
+                        size_t *n_scored);
+
+/* Can the model (NULL: any) take these tokens, with an answer behind them if it generates? -1 with
+ * error_set, while the item's place in the data is known. */
+int items_check_fit(const struct tokens *tokens, const struct model_config *config,
+                    const struct task *task, bool generates);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "eval/page_internal.h"
 #include "model/utf8.h"
+#include "mpi/text.h"
 
 /* ---- Markdown ----------------------------------------------------------------------------------
  */
@@ -21,7 +22,7 @@ static void put_markdown(FILE *out, const char *s)
         else if (strchr("\\`*_[]|", *s))
             fprintf(out, "\\%c", *s);
         else
-            fputc((unsigned char)*s < 0x20 || *s == 0x7f ? ' ' : *s, out);
+            fputc(text_printable(*s, ' '), out);
     }
 }
 

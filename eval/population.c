@@ -42,18 +42,13 @@ struct search_score population_score(enum population_objective objective,
     return score;
 }
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* This rank's share of a round. Shots of one candidate run in one batch where there are candidates
  * enough for all ranks. */
 static int draw_pairs(const struct round *r, struct comm_queue *queue)
 {
     const struct population *p = r->population;
     const size_t wanted = PAIRS_PER_RANK * (size_t)(p->comm->size - 1) + 1;
-    const size_t cuts = min_size((wanted + r->n_live - 1) / r->n_live, r->n);
+    const size_t even = (wanted + r->n_live - 1) / r->n_live, cuts = even < r->n ? even : r->n;
     const size_t n_pairs = r->n_live * cuts;
     struct shots_run run = p->run;
 
@@ -149,6 +144,9 @@ static void score_all(const struct round *r, size_t n_candidates)
             population_score(p->objective, result->outcomes + c * r->n_which, r->n_which);
         if (p->price)
             result->scores[c].value -= p->price(p->context, c);
+        /* One mixture that breaks the model is a bad candidate, not the end of the search. */
+        if (!isfinite(result->scores[c].value) || !isfinite(result->scores[c].tie))
+            result->scores[c] = (struct search_score){POPULATION_WORST, 0};
     }
 }
 
@@ -158,7 +156,7 @@ int population_evaluate(const struct population *population, size_t n_candidates
 {
     const bool stages = n_elite > 0 && population->objective == POPULATION_ACCURACY &&
                         !population->price && n_which > 1;
-    const size_t n_stages = stages ? min_size(STAGES, n_which) : 1;
+    const size_t n_stages = !stages ? 1 : n_which < STAGES ? n_which : STAGES;
     struct round r = {.population = population,
                       .result = result,
                       .which = which,

@@ -7,6 +7,7 @@
  * them the caller's.
  *
  * Stands on shots.h, search.h and mpi/comm.h. */
+#include <float.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -38,9 +39,13 @@ struct population {
     void *context;
 };
 
+/* The value of candidates whose outcomes are no numbers: finite, so that it can be ranked and kept.
+ */
+#define POPULATION_WORST (-DBL_MAX)
+
 struct population_result {
     struct shot_outcome *outcomes; /* [n_candidates, n_which]; zero where not evaluated */
-    struct search_score *scores;   /* [n_candidates] */
+    struct search_score *scores;   /* [n_candidates] POPULATION_WORST where not finite */
     bool *abandoned;               /* [n_candidates] */
     size_t n_evaluated;            /* pairs of a candidate and a shot */
     bool interrupted;              /* a signal came: the rest means nothing */

@@ -321,7 +321,7 @@ static void print_line(FILE *out, const char *label, const char *text, size_t wi
         if (text[i] == '\n')
             fputs("\\n", out);
         else
-            fputc((unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i], out);
+            fputc(text_printable(text[i], '?'), out);
     }
     fputs(cut ? "...\n" : "\n", out);
 }

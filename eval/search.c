@@ -40,6 +40,11 @@ static double normal(uint64_t seed, uint64_t stream, uint64_t index)
     return sqrt(-2 * log(1 - u)) * cos(2 * M_PI * v);
 }
 
+static double clip(const struct search_options *o, double x)
+{
+    return fmin(fmax(x, o->lower), o->upper);
+}
+
 /* ---- the grid ----------------------------------------------------------------------------------
  */
 
@@ -95,7 +100,9 @@ static void grid_point(const struct search_options *o, size_t index, double *x)
         if (o->simplex)
             composition(i, o->grid - 1, width, 1 / (double)(o->grid - 1), x + first);
         else
-            x[first] = o->lower + (o->upper - o->lower) * (double)i / (double)(o->grid - 1);
+            /* Rounding may leave the box. */
+            x[first] =
+                clip(o, o->lower + (o->upper - o->lower) * (double)i / (double)(o->grid - 1));
     }
 }
 
@@ -144,7 +151,9 @@ int search_create(struct search *s, const struct search_options *options, const 
     s->mean = s->best + n;
     s->deviation = s->mean + n;
     for (size_t i = 0; i < n; i++) {
-        s->mean[i] = s->best[i] = fmin(fmax(start[i], options->lower), options->upper);
+        /* Alone, the start is what was asked for; in a search, one of the points of the box. */
+        s->mean[i] = s->best[i] =
+            options->method == SEARCH_START ? start[i] : clip(options, start[i]);
         s->deviation[i] = options->spread * (options->upper - options->lower);
     }
     if (cma) {
@@ -168,20 +177,20 @@ void search_free(struct search *s)
     *s = (struct search){0};
 }
 
-bool search_finished(const struct search *s)
+size_t search_most(const struct search *s)
 {
     if (s->options.method == SEARCH_GRID)
-        return s->iteration * s->options.population >= s->n_points;
-    return s->iteration >= (s->options.method == SEARCH_START ? 1 : s->options.iterations);
+        return (s->n_points - 1) / s->options.population + 1;
+    return s->options.method == SEARCH_START ? 1 : s->options.iterations;
+}
+
+bool search_finished(const struct search *s)
+{
+    return s->iteration >= search_most(s);
 }
 
 /* ---- asking ------------------------------------------------------------------------------------
  */
-
-static double clip(const struct search_options *o, double x)
-{
-    return fmin(fmax(x, o->lower), o->upper);
-}
 
 /* mean + deviation * normal, or mean + sigma C^1/2 normal. */
 static void draw(const struct search *s, size_t point, double *x)
@@ -471,7 +480,7 @@ int search_unpack(struct search *s, const double *numbers)
     if (numbers[0] < 0 || numbers[0] > 0x1p50 || numbers[0] != floor(numbers[0]) ||
         (numbers[1] != 0 && numbers[1] != 1))
         return error_set("the search's state has no number of iterations");
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n && o->method != SEARCH_START; i++)
         if (numbers[STATE_HEAD + i] < o->lower || numbers[STATE_HEAD + i] > o->upper ||
             numbers[STATE_HEAD + 2 * n + i] < 0)
             return error_set("the search's state does not lie in its box");

@@ -34,7 +34,7 @@ struct search_options {
     size_t n;            /* coordinates */
     size_t population;   /* points of an iteration */
     size_t iterations;   /* at most; a grid ends by itself */
-    double lower, upper; /* the box; points are clipped to it */
+    double lower, upper; /* the box; points are clipped to it (not the start alone) */
     double elite_ratio;  /* cem: the share of the points that the next distribution is made from */
     double spread;       /* cem, cmaes: first standard deviation, as a share of upper - lower */
     double floor;        /* cem: smallest standard deviation of a coordinate; cmaes: of a step */
@@ -70,6 +70,8 @@ struct search {
 int search_create(struct search *search, const struct search_options *options, const double *start);
 void search_free(struct search *search);
 
+/* Iterations of the whole search: of a grid as many as its points need, of the start alone 1. */
+size_t search_most(const struct search *search);
 bool search_finished(const struct search *search);
 /* Fills points [<= population, n]; returns how many. The same until search_tell is called. */
 size_t search_ask(const struct search *search, double *points);

@@ -13,27 +13,13 @@ enum { STREAM_SHOTS = (1 << 30) + 1 }; /* apart from items' and few-shot example
 /* ---- encoding ---------------------------------------------------------------------
  */
 
-static int check_tokens(const struct tokens *tokens, const struct model_config *config,
-                        bool generates)
-{
-    for (size_t i = 0; i < tokens->n; i++)
-        if ((size_t)tokens->ids[i] >= config->vocab_size)
-            return error_set("token id %d is outside the model's vocabulary of %zu: tokenizer and "
-                             "model do not belong together",
-                             tokens->ids[i], config->vocab_size);
-    if (tokens->n + generates <= config->max_positions)
-        return 0;
-    return error_set("the item has %zu tokens, more than the model's %zu positions hold", tokens->n,
-                     config->max_positions);
-}
-
 static int encode_target(struct shot *shot, const struct items *items,
                          const struct tokenizer *tokenizer, int flags)
 {
     char *target =
         task_target(&items->task, &items->context, &items->data, shot->item.index, &shot->item);
-    const int status = target ? evaluate_encode_pair(tokenizer, shot->item.prompt, target, flags,
-                                                     &shot->target, &shot->n_target)
+    const int status = target ? items_encode_pair(tokenizer, shot->item.prompt, target, flags,
+                                                  &shot->target, &shot->n_target)
                               : -1;
     free(target);
     return status;
@@ -50,10 +36,10 @@ static int make_shot(struct shot *shot, const struct items *items,
     const int flags = item->chat ? TOKENIZER_SPECIAL : TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS;
     if (items->task.score == TASK_GENERATE) {
         if (items_encode(tokenizer, item, &shot->prompt) != 0 ||
-            check_tokens(&shot->prompt, config, true) != 0)
+            items_check_fit(&shot->prompt, config, &items->task, true) != 0)
             return -1;
         return targets && (encode_target(shot, items, tokenizer, flags) != 0 ||
-                           check_tokens(&shot->target, config, false) != 0)
+                           items_check_fit(&shot->target, config, &items->task, false) != 0)
                    ? -1
                    : 0;
     }
@@ -62,9 +48,9 @@ static int make_shot(struct shot *shot, const struct items *items,
     if (!shot->choices || !shot->n_scored)
         return error_set("out of memory");
     for (size_t i = 0; i < item->n_choices; i++)
-        if (evaluate_encode_pair(tokenizer, item->prompt, item->choices[i], flags,
-                                 &shot->choices[i], &shot->n_scored[i]) != 0 ||
-            check_tokens(&shot->choices[i], config, false) != 0)
+        if (items_encode_choice(tokenizer, &items->task, item, i, &shot->choices[i],
+                                &shot->n_scored[i]) != 0 ||
+            items_check_fit(&shot->choices[i], config, &items->task, false) != 0)
             return -1;
     return 0;
 }
@@ -268,7 +254,8 @@ static int request_done(void *context, const struct request *request,
     return 0;
 }
 
-/* Of tasks that choose: what evaluate.h's accuracy counts. */
+/* Of tasks that choose: what evaluate.h's accuracy counts. Choices without numbers are all wrong.
+ */
 static void judge_choices(struct work *work, size_t i)
 {
     const struct shot *shot = shot_at(work, i);
@@ -276,7 +263,11 @@ static void judge_choices(struct work *work, size_t i)
     const size_t gold = shot->item.gold_index;
     struct shot_outcome *o = &work->outcomes[i];
 
-    o->right = metrics_argmax(sums, NULL, shot->item.n_choices) == gold;
+    bool finite = true;
+
+    for (size_t c = 0; c < shot->item.n_choices; c++)
+        finite = finite && isfinite(sums[c]);
+    o->right = finite && metrics_argmax(sums, NULL, shot->item.n_choices) == gold;
     o->confidence = o->right > 0 ? sums[gold] / (double)shot->n_scored[gold] : 0;
     if (work->run->what & SHOTS_TARGETS) {
         double most = sums[0], total = 0;
@@ -292,7 +283,7 @@ static void judge_choices(struct work *work, size_t i)
 static void sum_up(struct work *work, size_t n)
 {
     for (size_t p = 0; p < work->n_parts; p++)
-        if (work->parts[p].right) {
+        if (work->parts[p].right && isfinite(work->parts[p].confidence)) {
             struct shot_outcome *o = &work->outcomes[work->parts[p].shot];
             o->right += 1;
             o->confidence += work->parts[p].confidence;

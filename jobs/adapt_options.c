@@ -77,7 +77,7 @@ void adapt_settings_table(struct adapt_settings *settings, struct option_spec ta
              "a candidate is another z of the factored form, or merged weights, made by an AXPY "
              "over K + 1 copies: fewer operations a token, more memory; auto: merged where "
              "answers are long and the copies take 4 GiB at most"},
-        {"population", 'p', OPTION_INT, &s.population, "N", .min = 1, .max = 1 << 16,
+        {"population", 'p', OPTION_INT, &s.population, "N", .min = 1, .max = 4096,
          .help = "candidates of an iteration"},
         {"iterations", 'n', OPTION_INT, &s.iterations, "N", .min = 1, .max = 1e6,
          .help = "iterations at most"},
@@ -145,6 +145,7 @@ static bool given(struct option_spec *table, const char *name)
 static int check_settings(const struct adapt_settings *s, struct option_spec *table)
 {
     const bool likelihood = strcmp(s->objective, "likelihood") == 0;
+    const bool points = strcmp(s->method, "grid") == 0 || strcmp(s->method, "uniform") == 0;
 
     if (!s->experts)
         return error_set("--experts is missing: the files to mix, joined by commas");
@@ -175,6 +176,10 @@ static int check_settings(const struct adapt_settings *s, struct option_spec *ta
     if (s->sample >= s->shots && s->sample > 0)
         return error_set("--sample %lld takes all of --shots %lld: leave it out",
                          (long long)s->sample, (long long)s->shots);
+    if (points && (s->sample > 0 || s->abandon))
+        return error_set("--%s saves work where the best candidates make the next ones: it has no "
+                         "meaning with --method %s",
+                         s->sample > 0 ? "sample" : "abandon", s->method);
     if (s->top_p == 0)
         return error_set("--top-p 0 leaves no token to sample");
     return 0;
@@ -216,6 +221,14 @@ int adapt_settings_read(const struct adapt_settings *s, struct option_spec *tabl
         .shrink = s->shrink,
         .abandon = s->abandon,
     };
+    return 0;
+}
+
+int adapt_settings_suit(const struct adapt_settings *s, const struct expert_set *set)
+{
+    if (set->n == 1 && s->normalise && strcmp(s->method, "uniform") != 0)
+        return error_set("one expert normalised is that expert, and there is nothing to search: "
+                         "give several, or --no-normalise");
     return 0;
 }
 

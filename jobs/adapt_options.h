@@ -28,6 +28,9 @@ void adapt_settings_table(struct adapt_settings *settings, struct option_spec ta
 int adapt_settings_read(const struct adapt_settings *settings, struct option_spec *table,
                         struct fewshot_options *options, enum population_objective *objective);
 
+/* Does the search have anything to find with these experts? 0, or -1 with error_set. */
+int adapt_settings_suit(const struct adapt_settings *settings, const struct expert_set *set);
+
 /* Are candidates merged weights (model/weight_mix.h), or the factored form with another z? As
  * --weights says; auto: merged where answers of 16 tokens or more may be generated and the copies
  * take at most 4 GiB. A token costs less then and a candidate more. Depends on the options, the

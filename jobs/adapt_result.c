@@ -202,13 +202,13 @@ bool adapt_result_is_file(const char *path)
     return is;
 }
 
-/* A name out of the file; a terminal gets printable characters only. */
+/* A name out of the file. */
 static void name_cell(struct text_table *table, hid_t group, const char *column, size_t row)
 {
     char *name = h5_text_at(group, column, row);
 
     for (char *c = name; c && *c; c++)
-        *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
+        *c = text_printable(*c, '?');
     text_table_cell(table, "%.60s", name ? name : "?");
     free(name);
 }
@@ -284,7 +284,7 @@ int adapt_result_describe(const char *path, FILE *out)
         if (h5_get_text(file, names[i], &text)) {
             fprintf(out, "%-13s ", names[i]);
             for (const char *c = text; *c; c++)
-                putc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, out);
+                putc(text_printable(*c, '?'), out);
             putc('\n', out);
         }
         free(text);

@@ -76,6 +76,8 @@ static int score_on_shots(struct adapt_scoring *s, bool *interrupted)
         for (size_t i = 0; i < n; i++)
             right[i] = result.outcomes[r * n + i].right;
         s->scores[r].shots = metrics_mean(right, n, &s->scores[r].shots_error);
+        if (n < 2)
+            s->scores[r].shots_error = NAN;
     }
     population_result_free(&result);
 done:
@@ -124,7 +126,7 @@ static int score_on_test(struct adapt_scoring *s, size_t row)
     if (s->comm->size > 1)
         MPI_Bcast(numbers, 3, MPI_DOUBLE, 0, s->comm->handle);
     s->scores[row].test = numbers[0];
-    s->scores[row].test_error = numbers[1];
+    s->scores[row].test_error = numbers[2] < 2 ? (double)NAN : numbers[1];
     s->n_test = (size_t)numbers[2];
     return comm_agree(s->comm, status);
 }

@@ -175,7 +175,7 @@ int adapt_state_read(struct fewshot *f, const char *settings, const char *path)
         error_prefix("%s", path);
         goto done;
     }
-    if (!(numbers[0] >= 0 && numbers[0] <= (double)f->options.search.iterations)) {
+    if (!(numbers[0] >= 0 && numbers[0] <= (double)search_most(&f->search))) {
         error_set("%s: the search has gone on for longer than it may: the file is damaged", path);
         goto done;
     }
@@ -210,14 +210,16 @@ bool adapt_state_is_file(const char *path)
 
 int adapt_state_describe(const char *path, FILE *out)
 {
+    struct h5_quiet quiet;
     hid_t file = h5_open(path);
     int64_t version = 0, iteration = 0;
     double best = 0;
     char *settings = NULL, *method = NULL;
     int status = -1;
 
+    h5_quiet_begin(&quiet);
     if (file < 0)
-        return -1;
+        goto done;
     if (!h5_get_int(file, "format_version", &version) || version != STATE_VERSION) {
         error_set("%s has the format version %lld; this t2 reads %d", path, (long long)version,
                   STATE_VERSION);
@@ -237,5 +239,6 @@ done:
     free(settings);
     free(method);
     h5_close(file);
+    h5_quiet_end(&quiet);
     return status;
 }

@@ -11,7 +11,7 @@
 /* settings: one text of everything that decides the run's numbers. 0, or -1 with error_set. */
 int adapt_state_write(const struct fewshot *f, const char *settings, const char *path);
 /* f: fresh from fewshot_create with the run's options. A file of other settings is refused with the
- * first line that differs, a damaged one with a sentence; f is then as it was. */
+ * first line that differs, a damaged one with a sentence; f is then good for fewshot_free only. */
 int adapt_state_read(struct fewshot *f, const char *settings, const char *path);
 
 /* The curves as the group `curve` of an open file; the state's and the result's. */

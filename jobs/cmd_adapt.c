@@ -3,8 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "jobs/adapt_options.h"
@@ -14,7 +12,9 @@
 #include "jobs/commands.h"
 #include "jobs/load_experts.h"
 #include "jobs/output.h"
+#include "jobs/resume.h"
 #include "jobs/task_list.h"
+#include "model/rng.h"
 #include "mpi/clock.h"
 #include "mpi/error.h"
 #include "mpi/hash.h"
@@ -22,7 +22,6 @@
 #include "mpi/signals.h"
 #include "mpi/text.h"
 #include "solver/cpu.h"
-#include "train/train_result.h"
 
 enum { WRITE_EVERY_SECONDS = 2 };
 
@@ -46,15 +45,10 @@ struct run {
     struct fewshot_form form;
     struct adapt_scoring scoring;
     char cpu[256], started[32];
-    bool has_state, done_before, interrupted;
+    struct resume resume;
+    bool interrupted;
     double start, written;
 };
-
-static bool is_there(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0;
-}
 
 /* ---- before the work ---------------------------------------------------------------------------
  */
@@ -62,11 +56,8 @@ static bool is_there(const char *path)
 static int prepare(struct run *run)
 {
     const struct adapt_settings *s = run->settings;
-    time_t now = time(NULL);
-    struct tm utc;
 
-    gmtime_r(&now, &utc);
-    strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    output_time(run->started);
     cpu_describe(run->cpu, sizeof run->cpu);
     if (asprintf(&run->state_path, "%s.state", s->out) < 0) {
         run->state_path = NULL;
@@ -76,15 +67,9 @@ static int prepare(struct run *run)
     if (!run->data_root ||
         task_list_load(s->task, "--task", run->path, &run->task, 1, &run->n_tasks) != 0)
         return -1;
-    if (run->comm->rank != 0)
-        return 0;
-    if (output_check(s->out) != 0)
-        return -1;
-    if (!s->resume && is_there(run->state_path))
-        return error_set("%s holds an adaptation that is not finished: go on with --resume, or "
-                         "remove it",
-                         run->state_path);
-    return 0;
+    run->resume = (struct resume){
+        .out = s->out, .state_path = run->state_path, .what = "an adaptation", .asked = s->resume};
+    return run->comm->rank == 0 ? resume_check(&run->resume) : 0;
 }
 
 static int chat_setting(const struct run *run)
@@ -111,13 +96,15 @@ static int open_shots(struct run *run)
                       model_get_config(run->loaded.model), &options);
 }
 
-/* Everything that decides the search's numbers. */
+/* Everything that decides the search's numbers. NULL with error_set. */
 static char *settings_text(const struct run *run)
 {
     const struct expert_set *set = &run->set;
     uint64_t experts = HASH_START, shots = HASH_START;
-    char *text = NULL;
+    char fingerprint[65], *text = NULL;
 
+    if (factors_fingerprint(run->factors, fingerprint) != 0)
+        return NULL;
     for (size_t k = 0; k < set->n; k++) {
         experts = hash_bytes(experts, set->names[k], strlen(set->names[k]) + 1);
         experts = hash_bytes(experts, set->z[k], set->n_parameters * sizeof **set->z);
@@ -129,27 +116,21 @@ static char *settings_text(const struct run *run)
     }
     if (asprintf(&text,
                  "model = %s\nfactors = %s\nn_experts = %zu\nn_parameters = %zu\ntask = %s\n"
-                 "isa = %s\n%sexperts = %016llx\ntask_text = %016llx\nshot_texts = %016llx\n",
-                 run->loaded.identity, set->identity ? set->identity : "", set->n,
-                 set->n_parameters, run->task.name, isa_name(run->loaded.model_options.isa),
-                 run->deciding, (unsigned long long)experts,
-                 (unsigned long long)hash_text(run->task.text), (unsigned long long)shots) < 0)
+                 "isa = %s\n%sexperts = %016llx\ntask_text = %016llx\nshot_texts = %016llx\n"
+                 "shot_data = rows with the digest %016llx\n",
+                 run->loaded.identity, fingerprint, set->n, set->n_parameters, run->task.name,
+                 isa_name(run->loaded.model_options.isa), run->deciding,
+                 (unsigned long long)experts, (unsigned long long)hash_text(run->task.text),
+                 (unsigned long long)shots,
+                 (unsigned long long)items_digest(&run->shots.items)) < 0) {
+        error_set("out of memory");
         return NULL;
+    }
     return text;
 }
 
-/* With --resume, on rank 0: the state, or, where a requeued job had finished, its result. */
-static int look_for_result(struct run *run, int there[2])
-{
-    if (!run->settings->resume)
-        return 0;
-    there[0] = is_there(run->state_path);
-    there[1] = there[0] ? 0 : train_result_is_there(run->settings->out, run->own_settings);
-    return there[1] < 0 ? -1 : 0;
-}
-
 /* All ranks take up the state: rank 0 reads it, the numbers travel. */
-static int resume(struct run *run)
+static int take_up(struct run *run)
 {
     struct fewshot *f = &run->f;
     const struct comm *comm = run->comm;
@@ -197,7 +178,6 @@ static int open_all(struct run *run)
 {
     const struct comm *comm = run->comm;
     const struct adapt_settings *s = run->settings;
-    int there[2] = {0, 0};
 
     if (comm_agree(comm, prepare(run)) != 0 ||
         load_experts_plain(comm, run->path, s->experts, s->factors, &s->load, run->chat_asked,
@@ -206,23 +186,20 @@ static int open_all(struct run *run)
     if (comm_agree(comm,
                    load_sandbox(comm, &command_adapt, &s->sandbox, &run->task, 1,
                                 (size_t)run->loaded.model_options.n_threads, &run->sandbox)) != 0 ||
+        comm_agree(comm, adapt_settings_suit(s, &run->set)) != 0 ||
         comm_agree(comm, open_shots(run)) != 0 ||
         items_compare_ranks(comm, &run->shots.items) != 0 ||
         comm_agree(comm, fewshot_create(&run->f, &run->set, &run->options)) != 0)
         return -1;
     run->own_settings = settings_text(run);
-    if (comm_agree(comm, run->own_settings ? 0 : error_set("out of memory")) != 0 ||
-        comm_agree(comm, comm->rank == 0 ? look_for_result(run, there) : 0) != 0)
+    if (comm_agree(comm, run->own_settings ? 0 : -1) != 0 ||
+        resume_look(comm, &run->resume, run->own_settings) != 0)
         return -1;
-    if (comm->size > 1)
-        MPI_Bcast(there, 2, MPI_INT, 0, comm->handle);
-    run->has_state = there[0] > 0;
-    run->done_before = there[1] > 0;
-    if (run->done_before)
+    if (run->resume.done_before)
         return 0;
     if (comm_agree(comm, make_form(run)) != 0)
         return -1;
-    return run->has_state ? resume(run) : 0;
+    return run->resume.has_state ? take_up(run) : 0;
 }
 
 /* ---- the search --------------------------------------------------------------------------------
@@ -232,11 +209,8 @@ static void show_progress(void *context, size_t n_done, size_t n_all)
 {
     struct run *run = context;
     const struct search *search = &run->f.search;
-    const size_t most = search->options.method == SEARCH_GRID
-                            ? (search->n_points - 1) / search->options.population + 1
-                            : search->options.iterations;
 
-    run->progress.total = most;
+    run->progress.total = search_most(search);
     progress_update(&run->progress, search->iteration, "candidate %zu of %zu, best %.3f", n_done,
                     n_all, search->has_best ? search->best_score.value : 0);
 }
@@ -244,13 +218,14 @@ static void show_progress(void *context, size_t n_done, size_t n_all)
 static struct population population_of(struct run *run)
 {
     const struct adapt_settings *s = run->settings;
+    /* The search's own streams have the plain seed. */
     struct shots_run shots = {.model = run->loaded.model,
                               .tokenizer = run->loaded.tokenizer,
                               .run = scheduler_run,
                               .scheduler = scheduler_defaults(),
                               .sampling = {.temperature = (float)s->temperature,
                                            .top_p = (float)s->top_p,
-                                           .seed = (uint64_t)s->seed},
+                                           .seed = rng_key((uint64_t)s->seed, 1)},
                               .samples = (size_t)s->samples,
                               .sandbox = run->sandbox};
 
@@ -288,6 +263,9 @@ static int search(struct run *run)
     if (status == 0 && !run->interrupted)
         status = comm_agree(run->comm, keep_state(run, true));
     progress_end(&run->progress);
+    if (status == 0 && !run->interrupted && run->f.search.best_score.value <= POPULATION_WORST)
+        status = error_set("no mixture of the search gives numbers: narrow --lower and --upper, or "
+                           "leave out the expert that breaks the model");
     return status;
 }
 
@@ -309,6 +287,10 @@ static int score(struct run *run)
     options->scheduler.batch = (size_t)s->batch;
     options->scheduler.chunk = (size_t)s->chunk;
     options->seed = (uint64_t)s->seed;
+    /* As the shots: the gap compares the two. */
+    options->sampling.temperature = (float)s->temperature;
+    options->sampling.top_p = (float)s->top_p;
+    options->samples = (size_t)s->samples;
     options->sandbox = run->sandbox;
     options->limit = s->test_limit > 0 ? (size_t)s->test_limit : 0;
     options->split = s->test_split;
@@ -381,15 +363,22 @@ static void print_result(const struct run *run)
                 fprintf(stderr, " %s %.4f", run->set.names[k], alpha[k]);
             fputc('\n', stderr);
         }
-        fprintf(stderr, "%-*s   shots  stderr    test  stderr      gap\n", width, "weights");
+        fprintf(stderr, "%-*s   shots  stderr    test  stderr      gap  stderr\n", width,
+                "weights");
     }
     for (size_t r = 0; r < run->scoring.n_rows; r++) {
         const struct adapt_score *s = &run->scoring.scores[r];
-        printf("%-*s  %.4f  %.4f  ", width, s->name, s->shots, s->shots_error);
-        if (isnan(s->test))
-            printf("%6s  %6s  %7s\n", "-", "-", "-");
-        else
-            printf("%.4f  %.4f  %7.4f\n", s->test, s->test_error, s->shots - s->test);
+        const double numbers[] = {
+            s->shots,      s->shots_error,     s->test,
+            s->test_error, s->shots - s->test, hypot(s->shots_error, s->test_error)};
+        printf("%-*s", width, s->name);
+        for (int i = 0; i < 6; i++) {
+            if (isnan(numbers[i]))
+                printf("  %*s", i == 4 ? 7 : 6, "-");
+            else
+                printf("  %*.4f", i == 4 ? 7 : 6, numbers[i]);
+        }
+        putchar('\n');
     }
     fflush(stdout);
 }
@@ -410,7 +399,7 @@ static int run_all(struct run *run)
     run->start = MPI_Wtime();
     if (open_all(run) != 0)
         return -1;
-    if (run->done_before)
+    if (run->resume.done_before)
         return 0;
     if (search(run) != 0)
         return -1;
@@ -452,8 +441,8 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     struct run *run = calloc(1, sizeof *run);
 
     adapt_settings_table(&s, table);
-    if (!run) {
-        error_set("out of memory");
+    if (comm_agree(comm, run ? 0 : error_set("out of memory")) != 0) {
+        free(run);
         return command_fail(&command_adapt, comm, COMMAND_FAILED);
     }
     if (options_parse(&command_adapt, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
@@ -476,7 +465,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         rc = run_all(run);
     if (rc != 0) {
         code = command_fail(&command_adapt, comm, COMMAND_FAILED);
-    } else if (run->done_before) {
+    } else if (run->resume.done_before) {
         if (comm->rank == 0 && !s.quiet)
             fprintf(stderr, "%s: finished already by a run of these settings; nothing to do\n",
                     s.out);
@@ -503,8 +492,8 @@ const struct command command_adapt = {
         "ranks. Stopped by SIGTERM, SIGINT or SIGUSR1 the run leaves OUT.state and ends with the "
         "exit code 75; with --resume it goes on to the same bits. Stdout has a row for the base "
         "model, each expert, the uniform mixture and the mixture found: name, accuracy on the "
-        "shots and its standard error, accuracy on the test items and its standard error, and the "
-        "gap between the two.\n\n"
+        "shots and its standard error, accuracy on the test items and its standard error, the gap "
+        "between the two and its standard error (a dash: of fewer than two items).\n\n"
         "examples\n"
         "  t2 adapt MODEL --experts maths.h5,code.h5,reasoning.h5 --task arc_challenge --out m.h5\n"
         "  mpirun -n 4 t2 adapt MODEL -e a.h5,b.h5 -T gsm8k -o m.h5 --per layer --no-normalise\n"

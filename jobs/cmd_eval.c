@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "eval/adapt_file.h"
 #include "eval/evaluate.h"
@@ -251,12 +250,8 @@ static int grade_task(struct run *run, const struct task *task)
 
 static int prepare(struct run *run, const char *model)
 {
-    time_t now = time(NULL);
-    struct tm utc;
-
     run->start = MPI_Wtime();
-    gmtime_r(&now, &utc);
-    strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    output_time(run->started);
     cpu_describe(run->cpu, sizeof run->cpu);
     run->data_root = dataset_root(run->settings->data);
     if (!run->data_root ||
@@ -449,8 +444,9 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     int code = COMMAND_OK;
 
     if (options_parse(&command_eval, table, comm, argc, argv, &path, 1, &n_args, &done) != 0 ||
-        (!done && (load_check_options(&s.load, table) != 0 ||
-                   adapt_check_options(&s.adapt, &s.load) != 0 || check_settings(&s, n_args) != 0)))
+        (!done &&
+         (load_check_options(&s.load, table) != 0 ||
+          adapt_check_options(&s.adapt, &s.load, s.tasks) != 0 || check_settings(&s, n_args) != 0)))
         code = command_fail(&command_eval, comm, COMMAND_USAGE);
     if (done || code != COMMAND_OK)
         goto finish;

@@ -533,7 +533,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
 
     if (options_parse(&command_generate, table, comm, argc, argv, args, 2, &n_args, &done) != 0 ||
         (!done && load_check_options(&s.load, table) != 0) ||
-        (!done && adapt_check_options(&s.adapt, &s.load) != 0) ||
+        (!done && adapt_check_options(&s.adapt, &s.load, NULL) != 0) ||
         (!done && (n_args == 2) == (s.batch_file != NULL) &&
          error_set(s.batch_file ? "give a PROMPT or --batch-file, not both"
                                 : "PROMPT is missing (\"-\" reads it from the standard input)")))

@@ -4,14 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "eval/evaluate.h"
 #include "eval/items.h"
 #include "jobs/commands.h"
 #include "jobs/output.h"
+#include "jobs/resume.h"
 #include "jobs/task_list.h"
 #include "jobs/train_options.h"
 #include "jobs/train_plan.h"
@@ -48,8 +47,7 @@ struct run {
     struct train_state state;
     enum train_end end;
     struct train_score test;
-    bool has_state;   /* there is something to go on with */
-    bool done_before; /* the finished expert was there already */
+    struct resume resume;
     double start;
 };
 
@@ -66,24 +64,14 @@ static char *beside(const char *out, const char *suffix)
     return asprintf(&path, "%.*s%s", (int)stem, out, suffix) < 0 ? NULL : path;
 }
 
-static bool is_there(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0;
-}
-
 /* On rank 0: may the run begin, with what lies there? */
 static int check_files(const struct run *run)
 {
     const struct train_settings *s = run->settings;
 
-    if (output_check(s->out) != 0)
+    if (resume_check(&run->resume) != 0)
         return -1;
-    if (!s->resume && is_there(run->state_path))
-        return error_set("%s holds a training that is not finished: go on with --resume, or remove "
-                         "it",
-                         run->state_path);
-    if (s->factors && !is_there(s->factors))
+    if (s->factors && !output_is_there(s->factors))
         return error_set("--factors %s: %s", s->factors, strerror(errno));
     return 0;
 }
@@ -286,11 +274,8 @@ static void print_result(const struct run *run, double seconds)
 static int prepare(struct run *run)
 {
     const struct train_settings *s = run->settings;
-    time_t now = time(NULL);
-    struct tm utc;
 
-    gmtime_r(&now, &utc);
-    strftime(run->started, sizeof run->started, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    output_time(run->started);
     cpu_describe(run->cpu, sizeof run->cpu);
     run->factors_path = s->factors ? strdup(s->factors) : beside(s->out, ".factors.h5");
     if (!run->factors_path || asprintf(&run->state_path, "%s.state", s->out) < 0) {
@@ -301,6 +286,8 @@ static int prepare(struct run *run)
     if (!run->data_root || task_list_load_with(s->task, "--task", run->path, s->domains, &run->task,
                                                1, &run->n_tasks) != 0)
         return -1;
+    run->resume = (struct resume){
+        .out = s->out, .state_path = run->state_path, .what = "a training", .asked = s->resume};
     return run->comm->rank == 0 ? check_files(run) : 0;
 }
 
@@ -342,27 +329,6 @@ static int make_adapter(struct run *run)
         return error_set("out of memory");
     run->train_settings = settings_text(run);
     return run->train_settings ? 0 : error_set("out of memory");
-}
-
-/* With --resume: the state, or, where a requeued job had finished, its result. */
-static int look_for_result(struct run *run)
-{
-    const struct comm *comm = run->comm;
-    int there[2] = {0, 0};
-
-    if (!run->settings->resume)
-        return 0;
-    if (comm->rank == 0) {
-        there[0] = is_there(run->state_path);
-        there[1] = there[0] ? 0 : train_result_is_there(run->settings->out, run->train_settings);
-    }
-    if (comm_agree(comm, there[1] < 0 ? -1 : 0) != 0)
-        return -1;
-    if (comm->size > 1)
-        MPI_Bcast(there, 2, MPI_INT, 0, comm->handle);
-    run->has_state = there[0] > 0;
-    run->done_before = there[1] > 0;
-    return 0;
 }
 
 static int score(struct run *run, const float *parameters, struct task_result *result)
@@ -451,7 +417,7 @@ static int train(struct run *run)
                                     .options = run->options,
                                     .settings = run->train_settings,
                                     .state_path = run->state_path,
-                                    .resume = run->has_state,
+                                    .resume = run->resume.has_state,
                                     .quiet = run->settings->quiet};
 
     if (trainer_run(&trainer, &run->state, &run->end) != 0)
@@ -469,9 +435,9 @@ static int run_all(struct run *run)
     if (comm_agree(run->comm, prepare(run)) != 0 || prepare_factors(run) != 0 ||
         load_open(run->comm, run->path, &run->settings->load, run->chat_asked, &run->loaded) != 0 ||
         digest_data(run) != 0 || comm_agree(run->comm, make_adapter(run)) != 0 ||
-        look_for_result(run) != 0)
+        resume_look(run->comm, &run->resume, run->train_settings) != 0)
         return -1;
-    if (run->done_before)
+    if (run->resume.done_before)
         return 0;
     return train(run);
 }
@@ -576,7 +542,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         code = command_fail(&command_train, comm, COMMAND_FAILED);
     } else if (s.plan) {
         ;
-    } else if (run->done_before) {
+    } else if (run->resume.done_before) {
         if (comm->rank == 0 && !s.quiet)
             fprintf(stderr, "%s: finished already by a run of these settings; nothing to do\n",
                     s.out);

@@ -1,4 +1,5 @@
 /* t2 transfer: an expert of one model made into one for another. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,24 +56,34 @@ static int transfer(const struct settings *s, const char *path, const char *comm
         .seed = (uint64_t)s->seed};
     struct expert from = {0}, to = {0};
     struct factors *factors = NULL;
+    size_t n_moved;
     int status = -1;
 
     if (output_check(s->out) != 0 || expert_read(&from, path) != 0)
         return -1;
     if (!(factors = factors_open(s->factors)))
         goto done;
-    if (transfer_expert(&from, factors, &options, &to) != 0) {
+    if (transfer_expert(&from, factors, &options, &to, &n_moved) != 0) {
         error_prefix("%s", path);
         goto done;
     }
-    to.model = text_of(s->factors, "model");
-    to.task = from.task ? strdup(from.task) : NULL;
-    to.factors = realpath(s->factors, NULL);
+    if (!(to.model = text_of(s->factors, "model"))) {
+        error_set("%s does not say which model it is of: the file is damaged", s->factors);
+        goto done;
+    }
+    if (!(to.factors = realpath(s->factors, NULL))) {
+        error_set("%s: %s", s->factors, strerror(errno));
+        goto done;
+    }
+    if (from.task && !(to.task = strdup(from.task))) {
+        error_set("out of memory");
+        goto done;
+    }
     if (write_expert(s, &from, &to, command_line) != 0)
         goto done;
     if (!s->quiet)
-        printf("%s  %zu of %zu matrices, %s\n", s->out, to.n_matrices, factors_n_matrices(factors),
-               s->order);
+        printf("%s  %zu of %zu matrices, from %zu of the expert's %zu, %s\n", s->out, to.n_matrices,
+               factors_n_matrices(factors), n_moved, from.n_matrices, s->order);
     status = 0;
 done:
     expert_free(&from);

@@ -19,7 +19,8 @@ static bool by_domains(const char *how)
     return strcmp(how, "prompt") == 0 || strcmp(how, "cls") == 0;
 }
 
-int adapt_check_options(const struct adapt_options *o, const struct load_options *load)
+int adapt_check_options(const struct adapt_options *o, const struct load_options *load,
+                        const char *tasks)
 {
     const bool cls = o->adapt && strcmp(o->adapt, "cls") == 0;
 
@@ -41,6 +42,9 @@ int adapt_check_options(const struct adapt_options *o, const struct load_options
         return error_set("--cls-expert has no meaning without --adapt cls");
     if (o->way && strcmp(o->adapt, "prompt") != 0)
         return error_set("--adapt-way has no meaning without --adapt prompt");
+    if (o->domains && !by_domains(o->adapt) && !(tasks && strstr(tasks, "cls")))
+        return error_set("--domains has no meaning with --adapt %s: every prompt gets the same",
+                         o->adapt);
     return 0;
 }
 
@@ -60,6 +64,19 @@ static char *expert_list(const struct adapt_options *o)
         return NULL;
     }
     return list;
+}
+
+/* Without examples a domain would never be chosen, and its expert never be used. */
+static int check_examples(const struct adapt *a)
+{
+    const struct domains *d = a->domains;
+
+    for (size_t i = 0; a->way == DOMAINS_CHANNEL && i < d->n; i++)
+        if (a->expert_of[i] >= 0 && !d->items[i].examples)
+            return error_set("--adapt-way channel compares examples, but [%s] of %s has no key "
+                             "'examples': write it, leave out the expert %s, or take another way",
+                             d->items[i].name, d->path, a->names[a->expert_of[i]]);
+    return 0;
 }
 
 static int match(const struct adapt_options *o, struct adapt_setup *s)
@@ -82,7 +99,7 @@ static int match(const struct adapt_options *o, struct adapt_setup *s)
     }
     for (size_t k = 0; k < a->n_experts; k++)
         tasks[k] = s->set.experts[k].task;
-    return adapt_match(a, tasks);
+    return adapt_match(a, tasks) != 0 ? -1 : check_examples(a);
 }
 
 static int set_up(const struct adapt_options *o, const struct adapter *adapter,

@@ -34,8 +34,10 @@ struct adapt_setup {
     bool on;
 };
 
-/* After options_parse: refuses what contradicts itself. 0, or -1 with error_set. */
-int adapt_check_options(const struct adapt_options *options, const struct load_options *load);
+/* After options_parse: refuses what contradicts itself. tasks: those of the run, or NULL; the task
+ * cls takes --domains too. 0, or -1 with error_set. */
+int adapt_check_options(const struct adapt_options *options, const struct load_options *load,
+                        const char *tasks);
 
 /* load_open with the experts and domains of the options; plain load_open (and on = false) where
  * there are none. Collective; as load_open, and load_adapt_free in any case. */

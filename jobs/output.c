@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "mpi/error.h"
 #include "mpi/file_write.h"
@@ -60,4 +61,19 @@ int output_check(const char *path)
         status = error_prefix("--out");
     free(folder);
     return status;
+}
+
+bool output_is_there(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0;
+}
+
+void output_time(char text[32])
+{
+    const time_t now = time(NULL);
+    struct tm utc;
+
+    gmtime_r(&now, &utc);
+    strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &utc);
 }

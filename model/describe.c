@@ -8,6 +8,7 @@
 #include "model/chat.h"
 #include "model/gguf.h"
 #include "mpi/error.h"
+#include "mpi/text.h"
 
 enum { LABEL_WIDTH = 14 };
 
@@ -68,7 +69,7 @@ static void label(FILE *out, const char *text)
 static void put_printable(FILE *out, const char *text, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        putc((unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i], out);
+        putc(text_printable(text[i], '?'), out);
 }
 
 /* ---- the parts --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ static void put_text(FILE *out, const char *label, const char *text)
         return;
     fprintf(out, "%-*s ", LABEL_WIDTH, label);
     for (; *text; text++)
-        putc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, out);
+        putc(text_printable(*text, '?'), out);
     putc('\n', out);
 }
 

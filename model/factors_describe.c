@@ -113,7 +113,7 @@ static void put_text(FILE *file, const char *label, const char *text)
         return;
     fprintf(file, "%-*s ", LABEL_WIDTH, label);
     for (; *text; text++)
-        putc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, file);
+        putc(text_printable(*text, '?'), file);
     putc('\n', file);
 }
 

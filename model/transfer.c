@@ -162,7 +162,11 @@ static int check_shapes(const struct expert *from, const struct factors *factors
         if (n_from != n_to)
             return error_set("the expert changes %s in %zu layers, the factors have it in %zu: %s",
                              m->name, n_from, n_to, fix);
-        if (f && module_rank(&f->module) != module_rank(m))
+        if (!f)
+            return error_set("the factor file has no %s of layer %zu, which the expert changes: "
+                             "decompose the model with --layers that contain it",
+                             m->name, m->layer);
+        if (module_rank(&f->module) != module_rank(m))
             return error_set("%s has %zu singular values in the expert's model and %zu in the "
                              "other: %s",
                              m->path, module_rank(m), module_rank(&f->module), fix);
@@ -171,12 +175,15 @@ static int check_shapes(const struct expert *from, const struct factors *factors
 }
 
 int transfer_expert(const struct expert *from, struct factors *factors,
-                    const struct transfer_options *o, struct expert *to)
+                    const struct transfer_options *o, struct expert *to, size_t *n_moved)
 {
     const bool sigmoid = from->parametrisation && strcmp(from->parametrisation, "sigmoid") == 0;
     const size_t n = factors_n_matrices(factors);
     char fingerprint[65];
+    bool *moved = NULL; /* [from->n_matrices] */
+    int status = -1;
 
+    *n_moved = 0;
     if (strcmp(from->kind, "svf") != 0)
         return error_set("it is of the kind %s; experts of the kind svf can be transferred",
                          from->kind);
@@ -188,8 +195,11 @@ int transfer_expert(const struct expert *from, struct factors *factors,
     to->parametrisation = strdup(sigmoid ? "sigmoid" : "direct");
     to->factors_identity = strdup(fingerprint);
     to->matrices = calloc(n + 1, sizeof *to->matrices);
-    if (!to->kind || !to->parametrisation || !to->factors_identity || !to->matrices)
-        return error_set("out of memory");
+    moved = calloc(from->n_matrices + 1, sizeof *moved);
+    if (!to->kind || !to->parametrisation || !to->factors_identity || !to->matrices || !moved) {
+        error_set("out of memory");
+        goto done;
+    }
     for (size_t i = 0; i < n; i++) {
         const struct factors_matrix *f = factors_get(factors, i);
         const struct module *m = &f->module;
@@ -199,8 +209,16 @@ int transfer_expert(const struct expert *from, struct factors *factors,
         const size_t layer =
             source_layer(o->shape, m->layer, layers_of_factors(factors, m->name), n_from);
         const struct expert_matrix *source = matrix_at(from, layer, m->name);
-        if (source && fill_matrix(source, sigmoid, f, o, &to->matrices[to->n_matrices++]) != 0)
-            return -1;
+        if (!source)
+            continue;
+        if (fill_matrix(source, sigmoid, f, o, &to->matrices[to->n_matrices++]) != 0)
+            goto done;
+        moved[source - from->matrices] = true;
     }
-    return to->n_matrices > 0 ? 0 : error_set("none of its matrices is in the factor file");
+    for (size_t i = 0; i < from->n_matrices; i++)
+        *n_moved += moved[i];
+    status = to->n_matrices > 0 ? 0 : error_set("none of its matrices is in the factor file");
+done:
+    free(moved);
+    return status;
 }

@@ -30,8 +30,9 @@ struct transfer_options {
 /* Fills *to (zeroed before) with an expert for the model and factors of `factors`: every matrix of
  * the expert's names there. `model` and `task` are left to the caller. An expert of the sigmoid
  * parametrisation gives its p, from which the multipliers follow with the other model's singular
- * values; a direct one its z. 0, or -1 with error_set; expert_free(to) in any case. */
+ * values; a direct one its z. *n_moved: how many of the expert's matrices have gone somewhere. 0,
+ * or -1 with error_set; expert_free(to) in any case. */
 int transfer_expert(const struct expert *from, struct factors *factors,
-                    const struct transfer_options *options, struct expert *to);
+                    const struct transfer_options *options, struct expert *to, size_t *n_moved);
 
 #endif

@@ -10,6 +10,8 @@
 #include "mpi/hash.h"
 #include "solver/axpy.h"
 
+_Static_assert((int)EXPERT_SET_MAX <= (int)AXPY_MAX, "a mixture fits one pass");
+
 struct place {
     void *weights; /* of the model: the module's panels */
     size_t n_elements, n_bytes;

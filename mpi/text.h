@@ -23,6 +23,13 @@ char *text_duration(char *text, size_t size, double seconds);
 /* "12", "1 234", "134.5 M": counts below a million in full, digits in threes. Returns text. */
 char *text_count(char *text, size_t size, double n);
 
+/* c, or `otherwise` for control characters: names and texts out of a file may hold anything, a
+ * terminal gets printable characters only. */
+static inline char text_printable(char c, char otherwise)
+{
+    return (unsigned char)c < 0x20 || c == 0x7f ? otherwise : c;
+}
+
 /* Columns that a string takes on a terminal: characters, wide ones (CJK, emoji) twice, combining
  * marks none. Bytes that are no UTF-8 count one each. */
 size_t text_width(const char *s);

@@ -9,8 +9,9 @@
  * bits are the same on every instruction set and for any split over threads.
  *
  * To bf16 it rounds stochastically: up with the probability that makes the mean right, from a hash
- * of (key, element). An element that is a bf16 number already keeps its bits: with scale 1 and
- * changes of 0, out is base. */
+ * of (key, element). Sums must be finite: a NaN may round to another number, an infinity to a NaN
+ * (whoever makes a and the changes checks them). An element that is a bf16 number already keeps its
+ * bits: with scale 1 and changes of 0, out is base. */
 #include <stddef.h>
 #include <stdint.h>
 

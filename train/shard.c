@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "eval/evaluate.h"
+#include "eval/items.h"
 #include "mpi/error.h"
 #include "train/rollout_internal.h"
 
@@ -42,7 +42,7 @@ static int encode_after(const struct rollout *r, const struct task_item *item, c
             if (tokenizer_encode(tokenizer, text, strlen(text), TOKENIZER_SPECIAL, &whole))
                 goto done;
         } else {
-            if (evaluate_encode_pair(tokenizer, item->prompt, text, flags, &whole, &n_scored))
+            if (items_encode_pair(tokenizer, item->prompt, text, flags, &whole, &n_scored))
                 goto done;
             cut = whole.n - n_scored;
             if (cut > prompt->n || memcmp(whole.ids, prompt->ids, cut * sizeof *whole.ids) != 0) {

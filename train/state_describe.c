@@ -6,6 +6,7 @@
 #include "mpi/error.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
+#include "mpi/text.h"
 #include "train/state_text.h"
 #include "train/train_result.h"
 
@@ -31,7 +32,7 @@ void state_text_print(const char *settings, FILE *out)
         const size_t length = strcspn(line, "\n");
         fputs("    ", out);
         for (size_t i = 0; i < length; i++)
-            putc((unsigned char)line[i] < 0x20 || line[i] == 0x7f ? '?' : line[i], out);
+            putc(text_printable(line[i], '?'), out);
         putc('\n', out);
         line += length + (line[length] == '\n');
     }

@@ -54,7 +54,10 @@ static void mistakes_are_named(void **state)
     refused("[adapt]\nprompt = x\n[a]\ntasks = t\n", "needs the key 'prompt', with {prompt}");
     refused("[adapt]\nprompt = \"{prompt}\"\n", "no domain");
     refused("[adapt]\nprompt = \"{prompt}\"\nway = guess\n[a]\ntasks = t\n",
-            "d.ini:3: way is 'guess'");
+            "d.ini:3: way is 'guess', but must be generate, rank or channel");
+    refused("[adapt]\nprompt = \"{prompt}\"\nchat = maybe\n[a]\ntasks = t\n",
+            "d.ini:3: chat is 'maybe', but must be no or yes");
+    refused("[adapt]\nprompt = \"{prompt}\"\n[a]\n[b]\n", "a section needs at least one key");
     refused("[adapt]\nprompt = \"{prompt}\"\nmax_new = many\n[a]\ntasks = t\n",
             "d.ini:3: max_new must be a whole number");
     refused("[adapt]\nprompt = \"{prompt}\"\n[a]\ntasks = t\n[b]\ntasks = s | t\n",

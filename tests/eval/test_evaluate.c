@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "eval/evaluate.h"
+#include "eval/items.h"
 #include "eval/results.h"
 #include "mpi/error.h"
 #include "mpi/h5.h"
@@ -452,15 +453,15 @@ static void blanks_at_the_contexts_end_move_to_the_continuation(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct tokens tokens = {0};
         size_t n_scored;
-        assert_int_equal(0, evaluate_encode_pair(tokenizer, cases[i].context, cases[i].continuation,
-                                                 0, &tokens, &n_scored));
+        assert_int_equal(0, items_encode_pair(tokenizer, cases[i].context, cases[i].continuation, 0,
+                                              &tokens, &n_scored));
         assert_int_equal(cases[i].n_tokens, tokens.n);
         assert_int_equal(cases[i].n_scored, n_scored);
         tokens_free(&tokens);
     }
     struct tokens tokens = {0};
     size_t n_scored;
-    assert_int_equal(-1, evaluate_encode_pair(tokenizer, " ", "c", 0, &tokens, &n_scored));
+    assert_int_equal(-1, items_encode_pair(tokenizer, " ", "c", 0, &tokens, &n_scored));
     tokens_free(&tokens);
 }
 

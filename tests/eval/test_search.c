@@ -188,6 +188,56 @@ static void a_grid_covers_its_box_and_a_simplex_sums_to_one(void **state)
     search_free(&s);
 }
 
+static void a_grid_is_as_long_as_its_points_and_can_be_taken_up_anywhere(void **state)
+{
+    (void)state;
+    struct search_options o = search_defaults();
+    double numbers[32];
+
+    o.method = SEARCH_GRID;
+    o.n = 2;
+    o.grid = 3;
+    o.population = 2;
+    o.iterations = 2; /* of the other methods */
+    struct search a = created(&o);
+    assert_int_equal(search_most(&a), 5);
+    for (size_t t = 0; t < 5; t++) {
+        struct search b = created(&o);
+        assert_true(a.n_state <= 32 && !search_finished(&a));
+        search_pack(&a, numbers);
+        assert_int_equal(search_unpack(&b, numbers), 0);
+        assert_int_equal(b.iteration, t);
+        search_free(&b);
+        iterate(&a, "sphere");
+    }
+    assert_true(search_finished(&a));
+    search_free(&a);
+}
+
+static void grid_points_stay_in_their_box(void **state)
+{
+    (void)state;
+    struct search_options o = search_defaults();
+    double points[MOST_POINTS], numbers[32];
+    const struct search_score best = {1, 0};
+
+    o.method = SEARCH_GRID;
+    o.n = 1;
+    o.lower = -0.1;
+    o.upper = 0.3; /* -0.1 + (0.3 + 0.1) is above */
+    o.population = MOST_POINTS;
+    for (o.grid = 2; o.grid <= MOST_POINTS; o.grid++) {
+        struct search s = created(&o);
+        assert_int_equal(search_ask(&s, points), o.grid);
+        for (size_t i = 0; i < o.grid; i++)
+            assert_true(points[i] >= o.lower && points[i] <= o.upper);
+        search_offer(&s, points + o.grid - 1, best);
+        search_pack(&s, numbers);
+        assert_int_equal(search_unpack(&s, numbers), 0);
+        search_free(&s);
+    }
+}
+
 /* ---- details -----------------------------------------------------------------------------------
  */
 
@@ -204,6 +254,15 @@ static void the_start_alone_is_one_point(void **state)
     assert_true(points[0] == 1.0 / 3 && points[2] == 1.0 / 3);
     iterate(&s, "sphere");
     assert_true(search_finished(&s));
+    search_free(&s);
+
+    double numbers[32];
+    o.lower = 0.5; /* the box is for what is searched */
+    s = created(&o);
+    assert_int_equal(search_ask(&s, points), 1);
+    assert_true(points[0] == 1.0 / 3);
+    search_pack(&s, numbers);
+    assert_int_equal(search_unpack(&s, numbers), 0);
     search_free(&s);
 }
 
@@ -333,6 +392,8 @@ int main(void)
         cmocka_unit_test(trajectories_are_those_of_numpy),
         cmocka_unit_test(known_optima_are_found),
         cmocka_unit_test(a_grid_covers_its_box_and_a_simplex_sums_to_one),
+        cmocka_unit_test(a_grid_is_as_long_as_its_points_and_can_be_taken_up_anywhere),
+        cmocka_unit_test(grid_points_stay_in_their_box),
         cmocka_unit_test(the_start_alone_is_one_point),
         cmocka_unit_test(ties_go_to_the_second_number_then_to_the_first_point),
         cmocka_unit_test(the_best_stays_and_is_asked_again),

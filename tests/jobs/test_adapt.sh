@@ -53,6 +53,9 @@ refused "fewer than two" --elite 0.1
 refused "too large" --method grid --per matrix
 refused "sigmoid" --mix p
 refused "takes all of" --sample 6
+refused "nothing to search" --experts add.h5
+refused "--sample saves work" --method grid --sample 3
+refused "--abandon saves work" --method uniform --abandon
 refused 'the split "train" has 94 items' --shots 101
 refused "mixed" --task nothing
 
@@ -74,7 +77,7 @@ t2 adapt "$mini" "${short[@]}" --weights merged --threads 2 --out one.h5
 ranks 3 adapt "$mini" "${short[@]}" --weights merged --threads 1 --out many.h5
 same "3 ranks leave the same bits" one.h5 many.h5
 t2 adapt "$mini" "${short[@]}" --weights factored --out one.h5
-check "a row for base, experts, uniform and mixture" "$(awk 'NF == 6 { n++ } END { print n + 0 }' <<<"$out")" -eq 6
+check "a row for base, experts, uniform and mixture" "$(awk 'NF == 7 { n++ } END { print n + 0 }' <<<"$out")" -eq 6
 check "quiet is quiet" -z "$err"
 check "no state is left" ! -e one.h5.state
 rows=$out
@@ -142,6 +145,21 @@ ranks 3 adapt "$mini" "${long[@]}" --out part.h5 --resume
 check "after SIGTERM to mpirun it goes on" "$code" -eq 0
 same "... to the same bits" whole.h5 part.h5
 
+grid=("${three[@]}" --task mixed --shots 2 --population 2 --method grid --grid 6 --iterations 1 --test-limit 2)
+t2 adapt "$mini" "${grid[@]}" --out whole.h5
+check "a grid is as long as its points" "$(h5dump -a iterations whole.h5 | grep -c '(0): 11')" -eq 1
+rm -f part.h5
+"$T2_BINARY" adapt "$mini" "${grid[@]}" --out part.h5 >/dev/null 2>&1 &
+stop USR1 $!
+t2 adapt "$mini" "${grid[@]}" --out part.h5 --resume
+check "... and goes on, past --iterations" "$code" -eq 0
+same "... to the same bits" whole.h5 part.h5
+
+t2 adapt "$mini" "${short[@]}" --shots 1 --test-limit 1 --out m.h5
+check "of one item there is no standard error" "$(awk '$1 == "base" { print $3 $5 $7 }' <<<"$out")" = "---"
+t2 adapt "$mini" "${short[@]}" --samples 2 --temperature 0.7 --out m.h5
+check "test items are sampled as the shots are" "$code" -eq 0
+
 # ---- transfer -----------------------------------------------------------------------------------
 t2 transfer add.h5 --factors f.h5 --out t.h5 -q
 check "a transfer to the same model is the expert" "$(h5diff add.h5 t.h5 /layers/00/mlp.up_proj/z /layers/00/mlp.up_proj/z 2>&1)" = ""
@@ -152,12 +170,15 @@ check "what is transferred can be mixed" "$code" -eq 0
 t2 decompose "$mini" --modules mlp --layers 0-3 --out few.h5 -q
 t2 transfer add.h5 --factors few.h5 --shape truncate --out t.h5
 contains "a module that is not there is named" "$err" "self_attn"
+t2 decompose "$mini" --modules mlp --layers 1-4 --out late.h5 -q
+t2 transfer choice.h5 --factors late.h5 --out t.h5
+contains "... and a layer" "$err" "no mlp.down_proj of layer 0"
 t2 transfer choice.h5 --factors few.h5 --out t.h5
 contains "another depth must be agreed to" "$err" "choose --shape truncate"
 for shape in truncate interpolate; do
     t2 transfer choice.h5 --factors few.h5 --shape $shape --out t.h5
     check "$shape" "$code" -eq 0
-    contains "... covers what is there" "$out" "12 of 12 matrices"
+    contains "... covers what is there" "$out" "12 of 12 matrices, from 12 of the expert's 15"
 done
 t2 transfer f.h5 --factors f.h5 --out t.h5
 contains "factors are no expert" "$err" "is not an expert file"

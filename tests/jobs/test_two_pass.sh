@@ -54,6 +54,9 @@ refused "exclude each other" --experts $experts --adapt prompt --adapter add.h5
 refused "none of the experts has that name" --experts $experts --adapt nobody
 refused "both of the domain sum" --experts add.h5,sum=choice.h5 --adapt prompt
 refused "belongs to none of the domains" --experts x=cls.h5 --adapt prompt
+refused "--domains has no meaning with --adapt add" --experts $experts --adapt add --domains no.ini
+sed '/^examples/,/^$/d; s/^way = channel/way = rank/' "$mini/adapt.ini" >bare.ini
+refused "has no key 'examples'" --experts $experts --adapt prompt --adapt-way channel --domains bare.ini
 refused "no.ini" --experts $experts --adapt prompt --domains no.ini
 
 # ---- evaluation ---------------------------------------------------------------------------------
