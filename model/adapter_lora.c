@@ -449,14 +449,17 @@ static void start(const struct adapter *adapter, size_t site, uint64_t seed)
         p[i] = s->squares[i] > 0 ? (float)sqrt(s->squares[i]) : 1;
 }
 
-static size_t count(const struct module *module, const struct adapter_settings *settings)
+static size_t count(const struct module *module, const struct adapter_settings *settings,
+                    bool first)
 {
+    (void)first;
     return settings->rank * (module->n_rows + module->n_columns);
 }
 
-static size_t count_dora(const struct module *module, const struct adapter_settings *settings)
+static size_t count_dora(const struct module *module, const struct adapter_settings *settings,
+                         bool first)
 {
-    return count(module, settings) + module->n_rows;
+    return count(module, settings, first) + module->n_rows;
 }
 
 static struct adapter *create(const struct adapter_source *source, bool dora)
@@ -484,7 +487,8 @@ static struct adapter *create(const struct adapter_source *source, bool dora)
     for (size_t i = 0; i < source->n_modules; i++) {
         const struct module *m = &source->modules[i];
         adapter->sites[i].first_parameter = adapter->n_parameters;
-        adapter->sites[i].n_parameters = dora ? count_dora(m, settings) : count(m, settings);
+        adapter->sites[i].n_parameters =
+            dora ? count_dora(m, settings, true) : count(m, settings, true);
         adapter->n_parameters += adapter->sites[i].n_parameters;
         widest_in = m->n_columns > widest_in ? m->n_columns : widest_in;
         widest_out = m->n_rows > widest_out ? m->n_rows : widest_out;
