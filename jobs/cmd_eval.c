@@ -369,15 +369,18 @@ static int evaluate_adapters(const struct invocation *v, struct settings *s)
 {
     struct eval_table table;
     const char *out = s->out;
-    int rc = comm_agree(v->comm, eval_table_begin(&table, s->load.adapter));
+    int rc = comm_agree(v->comm, eval_table_begin(&table, s->load.adapter, out));
 
     for (size_t i = 0; rc == 0 && i < table.n_names; i++) {
-        char *own = out && table.n_names > 1 ? eval_table_out(&table, i, out) : NULL;
+        const bool has_own = out && table.n_names > 1;
+        char *own = has_own ? eval_table_out(&table, i, out) : NULL;
+        rc = comm_agree(v->comm, has_own && !own ? -1 : 0);
         s->load.adapter = eval_table_adapter(&table, i);
         s->out = own ? own : out;
-        if (table.n_names > 1 && v->comm->rank == 0 && !s->quiet)
+        if (rc == 0 && table.n_names > 1 && v->comm->rank == 0 && !s->quiet)
             fprintf(stderr, "%s\n", table.names[i]);
-        rc = evaluate_one(v, s, &table, i);
+        if (rc == 0)
+            rc = evaluate_one(v, s, &table, i);
         free(own);
     }
     s->out = out;

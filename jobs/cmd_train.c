@@ -298,7 +298,11 @@ static int prepare_factors(struct run *run)
     const struct comm *comm = run->comm;
     struct checkpoint *ck = checkpoint_open(run->path);
     const int n_threads = s->load.threads > 0 ? (int)s->load.threads : threads_default(comm);
-    int status = comm_agree(comm, ck && choose_modules(run, checkpoint_config(ck)) == 0 ? 0 : -1);
+    int status = comm_agree(comm, ck && choose_modules(run, checkpoint_config(ck)) == 0 &&
+                                          adapter_kind_check(run->kind, &run->adapter_settings,
+                                                             run->modules, run->n_modules) == 0
+                                      ? 0
+                                      : -1);
 
     run->loaded.model_options.n_threads = n_threads;
     if (status == 0)
@@ -471,7 +475,8 @@ static int plan(struct run *run)
             return -1;
         config = checkpoint_config(ck);
     }
-    if (choose_modules(run, config) == 0) {
+    if (choose_modules(run, config) == 0 &&
+        adapter_kind_check(run->kind, &run->adapter_settings, run->modules, run->n_modules) == 0) {
         const struct train_plan_adapter adapter = {run->kind, &run->adapter_settings, run->modules,
                                                    run->n_modules};
         status =

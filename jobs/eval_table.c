@@ -6,7 +6,39 @@
 #include "mpi/error.h"
 #include "mpi/text.h"
 
-int eval_table_begin(struct eval_table *table, const char *adapters)
+/* "dir/lora.h5", "dir/lora/" -> "lora" */
+static const char *stem_of(const char *name, int *length)
+{
+    size_t end = strlen(name), first;
+
+    while (end > 1 && name[end - 1] == '/')
+        end--;
+    for (first = end; first > 0 && name[first - 1] != '/';)
+        first--;
+    if (end - first > 3 && strncmp(name + end - 3, ".h5", 3) == 0)
+        end -= 3;
+    *length = (int)(end - first);
+    return name + first;
+}
+
+/* Of two adapters with one name the second's results would replace the first's. */
+static int check_stems(const struct eval_table *table)
+{
+    for (size_t i = 0; i < table->n_names; i++) {
+        int n, n_other;
+        const char *stem = stem_of(table->names[i], &n);
+        for (size_t k = 0; k < i; k++) {
+            const char *other = stem_of(table->names[k], &n_other);
+            if (n == n_other && strncmp(stem, other, (size_t)n) == 0)
+                return error_set("--adapter: %s and %s would write their results into the same "
+                                 "file: evaluate one of them apart, or under another name",
+                                 table->names[k], table->names[i]);
+        }
+    }
+    return 0;
+}
+
+int eval_table_begin(struct eval_table *table, const char *adapters, bool with_out)
 {
     *table = (struct eval_table){0};
     if (!adapters) {
@@ -26,7 +58,7 @@ int eval_table_begin(struct eval_table *table, const char *adapters)
         table->names[table->n_names++] = at;
         at = comma;
     }
-    return 0;
+    return with_out && table->n_names > 1 ? check_stems(table) : 0;
 }
 
 void eval_table_free(struct eval_table *table)
@@ -46,19 +78,6 @@ const char *eval_table_adapter(const struct eval_table *table, size_t i)
     return name && table->n_names > 1 && strcmp(name, "base") == 0 ? NULL : name;
 }
 
-/* "dir/lora.h5" -> "lora" */
-static const char *stem_of(const char *name, int *length)
-{
-    const char *slash = strrchr(name, '/');
-    const char *stem = slash && slash[1] ? slash + 1 : name;
-    size_t n = strlen(stem);
-
-    if (n > 3 && strcmp(stem + n - 3, ".h5") == 0)
-        n -= 3;
-    *length = (int)n;
-    return stem;
-}
-
 char *eval_table_out(const struct eval_table *table, size_t i, const char *out)
 {
     int stem_length, length;
@@ -68,7 +87,11 @@ char *eval_table_out(const struct eval_table *table, size_t i, const char *out)
     length = (int)strlen(out);
     if (length > 3 && strcmp(out + length - 3, ".h5") == 0)
         length -= 3;
-    return asprintf(&path, "%.*s.%.*s.h5", length, out, stem_length, stem) < 0 ? NULL : path;
+    if (asprintf(&path, "%.*s.%.*s.h5", length, out, stem_length, stem) < 0) {
+        error_set("out of memory");
+        return NULL;
+    }
+    return path;
 }
 
 int eval_table_add(struct eval_table *table, size_t i, size_t n_parameters,

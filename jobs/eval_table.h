@@ -2,6 +2,7 @@
 #define T2_JOBS_EVAL_TABLE_H
 /* t2 eval with several adapters: which they are, and the one table that compares them. Local to a
  * rank. */
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -24,12 +25,13 @@ struct eval_table {
     char **tasks; /* [n_tasks] */
 };
 
-/* 0, or -1 with error_set. free in any case. */
-int eval_table_begin(struct eval_table *table, const char *adapters);
+/* with_out: eval_table_out will be asked, so names that give one path are refused. 0, or -1 with
+ * error_set. free in any case. */
+int eval_table_begin(struct eval_table *table, const char *adapters, bool with_out);
 void eval_table_free(struct eval_table *table);
 /* The path that --adapter means for names[i]: NULL for the base model. */
 const char *eval_table_adapter(const struct eval_table *table, size_t i);
-/* "out.h5" and "dir/lora.h5" -> "out.lora.h5"; malloc'ed. */
+/* "out.h5" and "dir/lora.h5" or "lora/" -> "out.lora.h5"; malloc'ed, NULL with error_set. */
 char *eval_table_out(const struct eval_table *table, size_t i, const char *out);
 
 /* The results of names[i], the same tasks each time. 0, or -1 when out of memory. */

@@ -361,6 +361,8 @@ int train_settings_read(struct train_settings *s, struct option_spec *table, con
     adapter->dropout = s->dropout;
     snprintf(adapter->parametrisation, sizeof adapter->parametrisation, "%s", s->parametrisation);
     read_moslora(s, adapter);
+    if (adapter_kind_check(*kind, adapter, NULL, 0) != 0) /* before a model is loaded */
+        return -1;
     *o = train_defaults();
     o->objective = strcmp(s->objective, "next-token") == 0 ? TRAIN_NEXT_TOKEN : TRAIN_REINFORCE;
     o->batch = (size_t)s->batch;

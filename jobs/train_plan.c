@@ -78,7 +78,7 @@ static void add_adapter(struct train_plan *plan, const struct train_plan_adapter
 {
     for (size_t i = 0; i < a->n_modules; i++) {
         const struct module *m = &a->modules[i];
-        const size_t n = a->kind->count(m, a->settings);
+        const size_t n = adapter_kind_count(a->kind, a->settings, a->modules, a->n_modules, i);
         plan->n_parameters += n;
         plan->flops_per_token += a->kind->needs_factors
                                      ? 4.0 * (double)n * (double)(m->n_rows + m->n_columns)

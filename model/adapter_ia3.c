@@ -156,9 +156,11 @@ static void ia3_free(struct adapter *adapter)
 static const struct adapter_ops ia3_ops = {IA3_OPS, .backward = backward};
 static const struct adapter_ops ia3_inference_ops = {IA3_OPS};
 
-static size_t count(const struct module *module, const struct adapter_settings *settings)
+static size_t count(const struct module *module, const struct adapter_settings *settings,
+                    bool first)
 {
     (void)settings;
+    (void)first;
     return adapter_ia3_scales_input(projection_find(module->name)) ? module->n_columns
                                                                    : module->n_rows;
 }
@@ -174,7 +176,7 @@ static struct adapter *create(const struct adapter_source *source)
     for (size_t i = 0; i < adapter->n_sites; i++) {
         struct adapter_site *s = &adapter->sites[i];
         s->first_parameter = adapter->n_parameters;
-        s->n_parameters = count(&s->module, &source->settings);
+        s->n_parameters = count(&s->module, &source->settings, true);
         adapter->n_parameters += s->n_parameters;
         if (model_set_apart(source->model, s->module.layer, 1u << s->projection) != 0)
             goto failed;

@@ -22,9 +22,11 @@ static struct adapter *svf_create(const struct adapter_source *s)
                               s->with_backward, s->seed);
 }
 
-static size_t svf_count(const struct module *module, const struct adapter_settings *settings)
+static size_t svf_count(const struct module *module, const struct adapter_settings *settings,
+                        bool first)
 {
     (void)settings;
+    (void)first;
     return module_rank(module);
 }
 
@@ -114,11 +116,41 @@ bool adapter_kind_uses(const struct adapter_kind *kind, const char *setting)
     return false;
 }
 
+int adapter_kind_check(const struct adapter_kind *kind, const struct adapter_settings *s,
+                       const struct module *modules, size_t n_modules)
+{
+    if (adapter_kind_uses(kind, "rank") && s->rank < 1)
+        return error_set("a rank of %zu is not possible: choose 1 or more", s->rank);
+    for (size_t i = 0; i < n_modules && adapter_kind_uses(kind, "rank"); i++)
+        if (s->rank > module_rank(&modules[i]))
+            return error_set("a rank of %zu is not possible for %s of %zu x %zu: choose 1 to %zu",
+                             s->rank, modules[i].path, modules[i].n_rows, modules[i].n_columns,
+                             module_rank(&modules[i]));
+    if (adapter_kind_uses(kind, "dropout") && !(s->dropout >= 0 && s->dropout < 1))
+        return error_set("a dropout of %g is not possible: choose 0 or more, and less than 1",
+                         s->dropout);
+    return kind->check ? kind->check(s) : 0;
+}
+
+size_t adapter_kind_count(const struct adapter_kind *kind, const struct adapter_settings *settings,
+                          const struct module *modules, size_t n_modules, size_t i)
+{
+    const struct module *m = &modules[i];
+    const enum projection own = projection_find(m->name);
+    bool first = true;
+
+    for (size_t k = 0; k < n_modules && own < PROJECTION_COUNT; k++) {
+        const enum projection other = projection_find(modules[k].name);
+        if (modules[k].layer == m->layer && other < own &&
+            projection_group(other) == projection_group(own))
+            first = false;
+    }
+    return kind->count(m, settings, first);
+}
+
 struct adapter *adapter_kind_create(const struct adapter_kind *kind,
                                     const struct adapter_source *source)
 {
-    const struct adapter_settings *s = &source->settings;
-
     for (size_t i = 0; i < source->n_modules; i++) {
         const struct module *m = &source->modules[i];
         const enum projection p = projection_find(m->name);
@@ -132,17 +164,10 @@ struct adapter *adapter_kind_create(const struct adapter_kind *kind,
                       m->n_columns);
             return NULL;
         }
-        if (adapter_kind_uses(kind, "rank") && (s->rank < 1 || s->rank > module_rank(m))) {
-            error_set("a rank of %zu is not possible for %s of %zu x %zu: choose 1 to %zu", s->rank,
-                      m->path, m->n_rows, m->n_columns, module_rank(m));
-            return NULL;
-        }
     }
-    if (adapter_kind_uses(kind, "dropout") && !(s->dropout >= 0 && s->dropout < 1)) {
-        error_set("a dropout of %g is not possible: choose 0 or more, and less than 1", s->dropout);
-        return NULL;
-    }
-    return kind->create(source);
+    return adapter_kind_check(kind, &source->settings, source->modules, source->n_modules) == 0
+               ? kind->create(source)
+               : NULL;
 }
 
 /* ---- settings -------------------------------------------------------------------------------- */
@@ -277,19 +302,17 @@ int adapter_fill(const struct adapter_kind *kind, const struct adapter *adapter,
 static int take_piece(const struct expert *expert, const struct expert_matrix *m,
                       const struct adapter_piece *piece, float *parameters)
 {
-    for (size_t i = 0; i < m->n_parameters; i++) {
-        const struct expert_parameter *p = &m->parameters[i];
-        if (strcmp(p->name, piece->name) != 0)
-            continue;
-        if (p->n_rows != piece->n_rows || p->n_columns != piece->n_columns)
-            return error_set("%s: %s of %s has the shape [%zu, %zu], expected [%zu, %zu]",
-                             expert->path, p->name, m->module.path, p->n_rows, p->n_columns,
-                             piece->n_rows, piece->n_columns);
-        memcpy(parameters + piece->first, p->values,
-               p->n_rows * (p->n_columns ? p->n_columns : 1) * sizeof *parameters);
-        return 0;
-    }
-    return error_set("%s: %s lacks %s", expert->path, m->module.path, piece->name);
+    const struct expert_parameter *p = expert_piece(m, piece->name);
+
+    if (!p)
+        return error_set("%s: %s lacks %s", expert->path, m->module.path, piece->name);
+    if (p->n_rows != piece->n_rows || p->n_columns != piece->n_columns)
+        return error_set("%s: %s of %s has the shape [%zu, %zu], expected [%zu, %zu]", expert->path,
+                         p->name, m->module.path, p->n_rows, p->n_columns, piece->n_rows,
+                         piece->n_columns);
+    memcpy(parameters + piece->first, p->values,
+           p->n_rows * (p->n_columns ? p->n_columns : 1) * sizeof *parameters);
+    return 0;
 }
 
 struct adapter *adapter_from_expert(const struct expert *expert, struct model *model,

@@ -51,8 +51,13 @@ struct adapter_kind {
     /* The adapter with its own parameters at the start; not attached (svf: attached with NULL).
      * Modules fit the model. NULL with error_set. */
     struct adapter *(*create)(const struct adapter_source *source);
-    /* Parameters of a module, for plans. */
-    size_t (*count)(const struct module *module, const struct adapter_settings *settings);
+    /* Are the settings possible, whatever the model? NULL: nothing to check beyond what
+     * adapter_kind_check does. 0, or -1 with error_set. */
+    int (*check)(const struct adapter_settings *settings);
+    /* Parameters of a module, for plans; `first`: of those that are adapted and read one input, it
+     * is the first (parameters that they share are counted there). */
+    size_t (*count)(const struct module *module, const struct adapter_settings *settings,
+                    bool first);
     /* The site's datasets from a parameter vector, names ending in `suffix`; NULL: by
      * adapter_ops.piece. */
     int (*fill)(const struct adapter *adapter, size_t site, const float *parameters,
@@ -65,6 +70,14 @@ extern const struct adapter_kind *const adapter_kinds[];
 const struct adapter_kind *adapter_kind_find(const char *name);
 /* Does the kind use this setting ("rank")? */
 bool adapter_kind_uses(const struct adapter_kind *kind, const char *setting);
+
+/* Checks the settings, and the rank against the modules (none: before they are known). 0, or -1
+ * with error_set. */
+int adapter_kind_check(const struct adapter_kind *kind, const struct adapter_settings *settings,
+                       const struct module *modules, size_t n_modules);
+/* Parameters of modules[i] of those that are to be adapted, for plans; settings are checked. */
+size_t adapter_kind_count(const struct adapter_kind *kind, const struct adapter_settings *settings,
+                          const struct module *modules, size_t n_modules, size_t i);
 
 /* Checks modules against the model and settings against the modules, and makes the adapter. NULL
  * with error_set; after that the model may have lost weights (SVF) and is good for model_free

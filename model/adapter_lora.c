@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/block.h"
 #include "model/model_internal.h"
 #include "model/rng.h"
 #include "mpi/error.h"
@@ -76,13 +77,6 @@ struct scratch {
     size_t bytes;
 };
 
-static void *take(char *base, size_t *used, size_t bytes)
-{
-    void *p = base ? base + *used : NULL;
-    *used += round_up(bytes, 64);
-    return p;
-}
-
 static struct scratch cut_scratch(const struct adapter *adapter, const struct low_rank_site *s,
                                   size_t n, void *memory)
 {
@@ -93,17 +87,17 @@ static struct scratch cut_scratch(const struct adapter *adapter, const struct lo
                         .ldx = round_up(s->n_in, KERNEL_K_STEP),
                         .ldo = round_up(s->n_out, KERNEL_K_STEP)};
 
-    w.h = take(memory, &w.bytes, n * w.ldh * sizeof(float));
-    w.u = take(memory, &w.bytes, n * w.ldu * size);
-    w.saved = take(memory, &w.bytes, n * saved_row(adapter, s));
+    w.h = block_cut(memory, &w.bytes, n * w.ldh, sizeof(float));
+    w.u = block_cut(memory, &w.bytes, n * w.ldu, size);
+    w.saved = block_cut(memory, &w.bytes, n, saved_row(adapter, s));
     if (l->drop_limit > 0) {
-        w.x = take(memory, &w.bytes, n * w.ldx * size);
-        w.dx = take(memory, &w.bytes, n * w.ldx * sizeof(float));
+        w.x = block_cut(memory, &w.bytes, n * w.ldx, size);
+        w.dx = block_cut(memory, &w.bytes, n * w.ldx, sizeof(float));
     }
     if (l->dora) {
-        w.g = take(memory, &w.bytes, n * w.ldo * sizeof(float));
-        w.cg = take(memory, &w.bytes, n * w.ldo * size);
-        w.sum = take(memory, &w.bytes, w.ldo * sizeof(float));
+        w.g = block_cut(memory, &w.bytes, n * w.ldo, sizeof(float));
+        w.cg = block_cut(memory, &w.bytes, n * w.ldo, size);
+        w.sum = block_cut(memory, &w.bytes, w.ldo, sizeof(float));
     }
     return w;
 }
@@ -254,14 +248,6 @@ static int backward(const struct adapter *adapter, size_t site, const struct ada
 
 /* ---- parameters ------------------------------------------------------------------------------ */
 
-/* to [n_columns, n_rows] = from [n_rows, n_columns] transposed */
-static void transpose(float *to, const float *from, size_t n_rows, size_t n_columns)
-{
-    for (size_t r = 0; r < n_rows; r++)
-        for (size_t c = 0; c < n_columns; c++)
-            to[c * n_rows + r] = from[r * n_columns + c];
-}
-
 /* norms, c and c - 1 of a site. */
 static void prepare_norms(const struct adapter *adapter, size_t site, const struct model *model,
                           const float *a, const float *b, const float *m)
@@ -312,9 +298,9 @@ static void prepare(const struct adapter *adapter, const struct model *model,
         matrix_pack_rows(&s->a, 0, s->r, a);
         matrix_pack_rows(&s->b, 0, s->n_out, b);
         if (s->a_t.data) {
-            transpose(l->transposed, a, s->r, s->n_in);
+            block_transpose(l->transposed, a, s->r, s->n_in);
             matrix_pack_rows(&s->a_t, 0, s->n_in, l->transposed);
-            transpose(l->transposed, b, s->n_out, s->r);
+            block_transpose(l->transposed, b, s->n_out, s->r);
             matrix_pack_rows(&s->b_t, 0, s->r, l->transposed);
         }
         if (l->dora)
@@ -449,14 +435,17 @@ static void start(const struct adapter *adapter, size_t site, uint64_t seed)
         p[i] = s->squares[i] > 0 ? (float)sqrt(s->squares[i]) : 1;
 }
 
-static size_t count(const struct module *module, const struct adapter_settings *settings)
+static size_t count(const struct module *module, const struct adapter_settings *settings,
+                    bool first)
 {
+    (void)first;
     return settings->rank * (module->n_rows + module->n_columns);
 }
 
-static size_t count_dora(const struct module *module, const struct adapter_settings *settings)
+static size_t count_dora(const struct module *module, const struct adapter_settings *settings,
+                         bool first)
 {
-    return count(module, settings) + module->n_rows;
+    return count(module, settings, first) + module->n_rows;
 }
 
 static struct adapter *create(const struct adapter_source *source, bool dora)
@@ -484,7 +473,8 @@ static struct adapter *create(const struct adapter_source *source, bool dora)
     for (size_t i = 0; i < source->n_modules; i++) {
         const struct module *m = &source->modules[i];
         adapter->sites[i].first_parameter = adapter->n_parameters;
-        adapter->sites[i].n_parameters = dora ? count_dora(m, settings) : count(m, settings);
+        adapter->sites[i].n_parameters =
+            dora ? count_dora(m, settings, true) : count(m, settings, true);
         adapter->n_parameters += adapter->sites[i].n_parameters;
         widest_in = m->n_columns > widest_in ? m->n_columns : widest_in;
         widest_out = m->n_rows > widest_out ? m->n_rows : widest_out;

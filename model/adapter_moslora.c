@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "model/adapter_moslora_internal.h"
+#include "model/block.h"
 #include "model/rng.h"
 #include "mpi/error.h"
 
@@ -238,13 +239,6 @@ static bool moslora_piece(const struct adapter *adapter, size_t site, size_t i,
 
 /* ---- preparing ------------------------------------------------------------------------------- */
 
-static void transpose(float *to, const float *from, size_t n_rows, size_t n_columns)
-{
-    for (size_t r = 0; r < n_rows; r++)
-        for (size_t c = 0; c < n_columns; c++)
-            to[c * n_rows + r] = from[r * n_columns + c];
-}
-
 static double dot(const float *x, const float *y, size_t n)
 {
     double sum = 0;
@@ -294,7 +288,7 @@ static void prepare_site(const struct moslora *m, struct moslora_site *s, const 
     memcpy(rows + s->n_low * s->n_in, parameters + s->w1, s->n_hidden * s->n_in * sizeof *rows);
     matrix_pack_rows(&s->in, 0, s->n_h, rows);
     if (m->with_backward) {
-        transpose(m->pack_t, rows, s->n_h, s->n_in);
+        block_transpose(m->pack_t, rows, s->n_h, s->n_in);
         matrix_pack_rows(&s->in_t, 0, s->n_in, m->pack_t);
     }
 
@@ -315,7 +309,7 @@ static void prepare_site(const struct moslora *m, struct moslora_site *s, const 
     s->most_u = 1e37f / ((1 + largest) * (float)s->n_u);
     if (m->with_backward)
         matrix_pack_rows(&s->out_t, 0, s->n_u, rows);
-    transpose(m->pack_t, rows, s->n_u, s->n_out);
+    block_transpose(m->pack_t, rows, s->n_u, s->n_out);
     matrix_pack_rows(&s->out, 0, s->n_out, m->pack_t);
 }
 
@@ -483,8 +477,7 @@ static void start(struct adapter *adapter, const struct moslora *m, uint64_t see
     for (size_t i = 0; i < adapter->n_sites; i++) {
         const struct adapter_site *site = &adapter->sites[i];
         const struct moslora_site *s = site->data;
-        const uint64_t stream =
-            STREAMS * (site->module.layer * PROJECTION_COUNT + (uint64_t)site->projection);
+        const uint64_t stream = STREAMS * adapter_site_stream(site);
         float *p = adapter->parameters;
         for (size_t k = 0; k < s->n_terms; k++) {
             const struct moslora_term *t = &s->terms[k];

@@ -50,13 +50,17 @@ static struct adapter *create(const struct adapter_source *s)
                                   s->seed);
 }
 
-/* A shared router is counted with the first projection of those that read one input (k and v alone
- * do not count it). */
-static size_t count(const struct module *module, const struct adapter_settings *settings)
+static int check(const struct adapter_settings *settings)
 {
     struct moslora_options options;
-    const enum projection p = projection_find(module->name);
-    const bool first = p != PROJECTION_K && p != PROJECTION_V && p != PROJECTION_UP;
+    return options_from(settings, &options);
+}
+
+/* A shared router is counted with the first projection of those that read one input. */
+static size_t count(const struct module *module, const struct adapter_settings *settings,
+                    bool first)
+{
+    struct moslora_options options;
 
     if (options_from(settings, &options) != 0)
         return 0;
@@ -86,5 +90,6 @@ const struct adapter_kind adapter_kind_moslora = {
     .clip_norm = 1,
     .steps = 200,
     .create = create,
+    .check = check,
     .count = count,
 };

@@ -4,20 +4,13 @@
 #include <string.h>
 
 #include "model/adapter_moslora_run.h"
+#include "model/block.h"
 
 /* A token this long (squared) is scaled by a power of two before its product with A, which could
  * overflow otherwise. */
 static const double LONG_TOKEN = 1e32;
 
 /* ---- memory ---------------------------------------------------------------------------------- */
-
-/* n items of the memory from *at on; NULL without memory. */
-static void *cut(char *memory, size_t *at, size_t n, size_t bytes)
-{
-    const size_t first = *at;
-    *at += round_up(n * bytes, 64);
-    return memory ? memory + first : NULL;
-}
 
 static struct moslora_room cut_room(const struct adapter *adapter, size_t site, size_t n_rows,
                                     void *memory)
@@ -31,19 +24,19 @@ static struct moslora_room cut_room(const struct adapter *adapter, size_t site, 
         .ldx = s->in.k_padded, .ldu = s->out.k_padded, .ld_dh = round_up(s->n_h, KERNEL_K_STEP)};
     size_t at = 0;
 
-    w.norms = cut(memory, &at, n_rows * m->n_norms, sizeof *w.norms);
-    w.dropped = cut(memory, &at, n_dropped * w.ldx, size);
-    w.row = cut(memory, &at, w.ldx, size);
-    w.h = cut(memory, &at, n_rows * moslora_ld_h(s), sizeof *w.h);
-    w.u = cut(memory, &at, n_rows * w.ldu, sizeof *w.u);
-    w.u_e = cut(memory, &at, n_rows * w.ldu, size);
+    w.norms = block_cut(memory, &at, n_rows * m->n_norms, sizeof *w.norms);
+    w.dropped = block_cut(memory, &at, n_dropped * w.ldx, size);
+    w.row = block_cut(memory, &at, w.ldx, size);
+    w.h = block_cut(memory, &at, n_rows * moslora_ld_h(s), sizeof *w.h);
+    w.u = block_cut(memory, &at, n_rows * w.ldu, sizeof *w.u);
+    w.u_e = block_cut(memory, &at, n_rows * w.ldu, size);
     if (m->with_backward) {
-        w.dx = cut(memory, &at, n_dropped * w.ldx, sizeof *w.dx);
-        w.dh_e = cut(memory, &at, n_rows * w.ld_dh, size);
-        w.g_in = cut(memory, &at, s->n_h * s->n_in, sizeof *w.g_in);
-        w.g_out = cut(memory, &at, s->n_u * s->n_out, sizeof *w.g_out);
-        w.sums = cut(memory, &at, n_chunks * moslora_sums_of(s).n_all, sizeof *w.sums);
-        w.factors = cut(memory, &at, n_rows * m->n_norms, sizeof *w.factors);
+        w.dx = block_cut(memory, &at, n_dropped * w.ldx, sizeof *w.dx);
+        w.dh_e = block_cut(memory, &at, n_rows * w.ld_dh, size);
+        w.g_in = block_cut(memory, &at, s->n_h * s->n_in, sizeof *w.g_in);
+        w.g_out = block_cut(memory, &at, s->n_u * s->n_out, sizeof *w.g_out);
+        w.sums = block_cut(memory, &at, n_chunks * moslora_sums_of(s).n_all, sizeof *w.sums);
+        w.factors = block_cut(memory, &at, n_rows * m->n_norms, sizeof *w.factors);
     }
     w.n_bytes = at;
     return w;

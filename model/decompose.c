@@ -11,6 +11,7 @@
 #include "model/decompose_work.h"
 #include "model/factors_internal.h"
 #include "mpi/error.h"
+#include "mpi/file_write.h"
 
 void decompose_options_text(const struct decompose_options *options, char *text, size_t size)
 {
@@ -220,9 +221,9 @@ static int find_rest(struct run *run, bool *complete)
 /* ---- the merge -------------------------------------------------------------------------------
  */
 
-/* Ranks beside rank 0 put their factors into its file; those of other nodes may see that file late,
- * and leave theirs to rank 0. */
-static bool fills(const struct run *run)
+/* Do ranks beside rank 0 put their factors into its file? Those of other nodes may see that file
+ * late: then rank 0 alone puts its own there, and takes the others' from their parts. */
+static bool all_fill(const struct run *run)
 {
     return run->comm->node_size == run->comm->size;
 }
@@ -239,7 +240,7 @@ static int begin_merge(struct run *run)
         status = factors_merge_begin(merge, run->out, run->origin, run->options->type, run->modules,
                                      run->n_modules);
     status = comm_agree(comm, status);
-    if (status != 0 || comm->size == 1 || !fills(run))
+    if (status != 0 || comm->size == 1 || !all_fill(run))
         return status;
     MPI_Bcast(&process, 1, MPI_LONG, 0, comm->handle);
     if (comm->rank != 0)
@@ -258,7 +259,7 @@ static int end_merge(struct run *run)
     struct factors_merge *merge = &run->merge;
     int status = 0;
 
-    if (run->n_rest > 0 && comm->size > 1 && fills(run))
+    if (run->n_rest > 0 && comm->size > 1 && all_fill(run))
         MPI_Allreduce(MPI_IN_PLACE, merge->filled, (int)run->n_modules, MPI_UNSIGNED_CHAR, MPI_BOR,
                       comm->handle);
     if (comm->rank == 0)
@@ -316,7 +317,8 @@ static int solve_rest(struct run *run, const struct decompose_costs *costs,
                                             .plan = &plan,
                                             .origin = run->origin,
                                             .out = run->out,
-                                            .merge = fills(run) ? &run->merge : NULL,
+                                            .merge = all_fill(run) || comm->rank == 0 ? &run->merge
+                                                                                      : NULL,
                                             .places = run->places,
                                             .n_before = run->n_modules - run->n_rest,
                                             .progress = &progress};
@@ -336,19 +338,23 @@ int decompose_run(const struct comm *comm, const struct checkpoint *ck,
                   struct decompose_summary *summary)
 {
     const double start = MPI_Wtime();
+    /* A link stays one: the parts lie beside the file that it leads to, on its file system. */
+    char *target = file_follow(out);
     struct run run = {.comm = comm,
                       .ck = ck,
                       .modules = modules,
                       .n_modules = n_modules,
                       .options = options,
                       .origin = origin,
-                      .out = out,
+                      .out = target,
                       .lock = -1};
     bool complete = false;
     int status;
 
     *summary = (struct decompose_summary){0};
-    status = find_rest(&run, &complete);
+    status = comm_agree(comm, target ? 0 : -1);
+    if (status == 0)
+        status = find_rest(&run, &complete);
     if (status != 0)
         goto done;
     summary->n_resumed = n_modules - run.n_rest;
@@ -375,5 +381,6 @@ done:
     free(run.rest);
     free(run.places);
     factors_merge_free(&run.merge);
+    free(target);
     return status;
 }

@@ -315,15 +315,18 @@ void expert_free(struct expert *expert)
     memset(expert, 0, sizeof *expert);
 }
 
+const struct expert_parameter *expert_piece(const struct expert_matrix *matrix, const char *name)
+{
+    for (size_t i = 0; i < matrix->n_parameters; i++)
+        if (strcmp(matrix->parameters[i].name, name) == 0)
+            return &matrix->parameters[i];
+    return NULL;
+}
+
 const float *expert_vector(const struct expert_matrix *matrix, const char *name)
 {
-    for (size_t i = 0; i < matrix->n_parameters; i++) {
-        const struct expert_parameter *p = &matrix->parameters[i];
-        if (strcmp(p->name, name) == 0 && p->n_columns == 0 &&
-            p->n_rows == module_rank(&matrix->module))
-            return p->values;
-    }
-    return NULL;
+    const struct expert_parameter *p = expert_piece(matrix, name);
+    return p && p->n_columns == 0 && p->n_rows == module_rank(&matrix->module) ? p->values : NULL;
 }
 
 bool expert_parameter_is_used(const struct expert *expert, const struct expert_parameter *p)

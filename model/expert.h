@@ -44,6 +44,8 @@ struct expert {
  * error_set; then nothing to free. */
 int expert_read(struct expert *expert, const char *path);
 void expert_free(struct expert *expert);
+/* A matrix's piece of this name, or NULL. */
+const struct expert_parameter *expert_piece(const struct expert_matrix *matrix, const char *name);
 /* A matrix's vector of this name and of the matrix's rank ("z", "p"); NULL: it has none. */
 const float *expert_vector(const struct expert_matrix *matrix, const char *name);
 /* Is it of the adapter as it is used? (Not what training keeps beside: a last step's "z_last", p

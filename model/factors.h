@@ -89,7 +89,8 @@ int factors_merge_allocate(struct factors_merge *merge, const char *out, long pr
  * left to the end. */
 void factors_merge_fill(struct factors_merge *merge, size_t i, size_t r, const float *factor);
 /* Takes the rest from the parts, each of which must be there, renames the file to `out` (synced)
- * and removes the folder. Holds a chunk in memory at a time. */
+ * and removes the folder. Holds a chunk in memory at a time. `out` is no link (file_follow): it
+ * would be replaced, and the parts might lie on another file system. */
 int factors_merge_end(struct factors_merge *merge, const char *out,
                       const struct factors_origin *origin, const struct module *modules);
 /* Removes the file unless it has been renamed (path is NULL then). */

@@ -30,6 +30,10 @@ hid_t factors_group_create(hid_t file, const struct module *module);
 int factors_put_matrix(hid_t group, const struct module *module, enum tensor_type source_type,
                        const struct svd_report *report, const double *sigma);
 
+/* Attribute of a part's matrix: the sum of its singular values, in their order. */
+#define FACTORS_SIGMA_SUM "sigma_sum"
+double factors_sigma_sum(const double *sigma, size_t r);
+
 /* Rows of a chunk: chunks of equal height, none larger than HDF5's cache unless one row is. */
 size_t factors_chunk_rows(enum factors_type type, size_t r);
 /* The dataset `factor` [r, r] in chunks; `early`: with places in the file at once. Close with

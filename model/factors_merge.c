@@ -56,6 +56,22 @@ static bool out_is_complete(const char *out, const struct factors_origin *origin
     return is;
 }
 
+/* Parts are not synced: has a power failure emptied the block of the singular values? (The factor's
+ * rows have length 1, check_unit_rows.) Parts of earlier versions do not say the sum. */
+static bool sigma_is_whole(const struct factors *part, const struct factors_matrix *m)
+{
+    struct h5_quiet quiet;
+    double sum;
+
+    h5_quiet_begin(&quiet);
+    const hid_t group = factors_open_group(part->file, m->module.path);
+    const bool says = group >= 0 && h5_get_real(group, FACTORS_SIGMA_SUM, &sum);
+    if (group >= 0)
+        H5Gclose(group);
+    h5_quiet_end(&quiet);
+    return !says || sum == factors_sigma_sum(m->sigma, module_rank(&m->module));
+}
+
 /* ---- which parts are there ---------------------------------------------------------------------
  */
 
@@ -72,8 +88,9 @@ static int part_is_done(const char *out, const struct factors_origin *origin,
         factors_check_model(f, origin->identity, origin->model ? origin->model : "the model");
         error_prefix("cannot resume; remove %s.parts or choose another file", out);
     } else {
-        *done = f && same_origin(factors_about(f), origin, type) && factors_n_matrices(f) == 1 &&
-                find_module(f, module);
+        const struct factors_matrix *m = f ? find_module(f, module) : NULL;
+        *done = m && same_origin(factors_about(f), origin, type) && factors_n_matrices(f) == 1 &&
+                sigma_is_whole(f, m);
         status = 0;
         error_clear(); /* what cannot be read is done again */
     }
@@ -411,6 +428,9 @@ static int merge_part(const struct factors_merge *merge, size_t i, hid_t file, c
     if (part && (!m || !same_origin(factors_about(part), origin, merge->type))) {
         error_set("%s: of another model or other options; remove it and run again with --resume",
                   path);
+    } else if (part && !sigma_is_whole(part, m)) {
+        error_set("%s: the singular values are damaged; remove it and run again with --resume",
+                  path);
     } else if (part) {
         hid_t group = factors_group_create(file, module);
         status = group < 0
@@ -443,8 +463,6 @@ static int parts_exist(const char *out, const struct module *modules, size_t n_m
 int factors_merge_end(struct factors_merge *merge, const char *out,
                       const struct factors_origin *origin, const struct module *modules)
 {
-    char *target =
-        realpath(out, NULL); /* a link stays one: the file that it leads to is replaced */
     hid_t file = h5_disk_reopen(merge->path, merge->n_bytes);
     int status = file < 0 ? -1 : factors_put_origin(file, origin, merge->type);
 
@@ -457,8 +475,7 @@ int factors_merge_end(struct factors_merge *merge, const char *out,
         status = h5_disk_close(file, merge->path, true);
     }
     if (status == 0)
-        status = h5_disk_rename(merge->path, target ? target : out, true);
-    free(target);
+        status = h5_disk_rename(merge->path, out, true);
     if (status != 0)
         return -1;
     free(merge->path);

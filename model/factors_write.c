@@ -283,6 +283,15 @@ static int put_sigma(hid_t group, size_t r, const double *sigma)
     return status ? error_set("HDF5 cannot write sigma (is the disk full?)") : 0;
 }
 
+double factors_sigma_sum(const double *sigma, size_t r)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < r; i++)
+        sum += sigma[i];
+    return sum;
+}
+
 int factors_put_matrix(hid_t group, const struct module *module, enum tensor_type source_type,
                        const struct svd_report *report, const double *sigma)
 {
@@ -431,7 +440,9 @@ int factors_part_end(struct factors_part *part, enum tensor_type source_type,
         factors_part_abort(part);
         return -1;
     }
-    if (factors_put_matrix(part->group, &part->module, source_type, report, sigma)) {
+    const size_t r = module_rank(&part->module);
+    if (factors_put_matrix(part->group, &part->module, source_type, report, sigma) ||
+        h5_put_real(part->group, FACTORS_SIGMA_SUM, factors_sigma_sum(sigma, r))) {
         error_prefix("%s", part->path);
         factors_part_abort(part);
         return -1;

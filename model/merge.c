@@ -11,22 +11,9 @@
 
 enum { MERGE_ROWS = 64 }; /* a multiple of KERNEL_COLUMNS */
 
-const struct expert_parameter *merge_piece(const struct expert_matrix *m, const char *name)
-{
-    for (size_t i = 0; i < m->n_parameters; i++)
-        if (strcmp(m->parameters[i].name, name) == 0)
-            return &m->parameters[i];
-    return NULL;
-}
-
 static const struct expert_parameter *z_of(const struct expert_matrix *m)
 {
-    return merge_piece(m, "z");
-}
-
-static size_t rank_of(const struct module *m)
-{
-    return m->n_rows < m->n_columns ? m->n_rows : m->n_columns;
+    return expert_piece(m, "z");
 }
 
 static int check_matrix(const struct expert *e, struct factors *factors,
@@ -35,9 +22,9 @@ static int check_matrix(const struct expert *e, struct factors *factors,
     const struct expert_parameter *z = z_of(m);
     const struct factors_matrix *f = factors_find(factors, m->module.path);
 
-    if (!z || z->n_columns != 0 || z->n_rows != rank_of(&m->module))
+    if (!z || z->n_columns != 0 || z->n_rows != module_rank(&m->module))
         return error_set("%s: %s has no vector z of %zu elements", e->path, m->module.path,
-                         rank_of(&m->module));
+                         module_rank(&m->module));
     if (!f || f->module.n_rows != m->module.n_rows || f->module.n_columns != m->module.n_columns)
         return error_set("the factors have no matrix %s of %zu x %zu, which %s changes: decompose "
                          "the model with --modules that contain it",
@@ -72,8 +59,9 @@ struct merge *merge_create(const struct expert *expert, struct factors *factors,
         goto failed;
     }
     for (size_t i = 0; i < expert->n_matrices; i++)
-        if ((kind->needs_factors ? check_matrix(expert, factors, &expert->matrices[i])
-                                 : merge_rows_check(merge, &expert->matrices[i])) != 0)
+        if ((kind->needs_factors
+                 ? check_matrix(expert, factors, &expert->matrices[i])
+                 : merge_rows_check(expert, kind, &merge->settings, &expert->matrices[i])) != 0)
             goto failed;
     return merge;
 failed:
@@ -209,7 +197,7 @@ static int svf_apply(const struct merge *merge, const struct expert_matrix *m, f
     job.n_rows = m->module.n_rows;
     job.n_columns = m->module.n_columns;
     job.wide = job.n_rows < job.n_columns;
-    job.r = rank_of(&m->module);
+    job.r = module_rank(&m->module);
     job.n_vectors = job.wide ? job.n_columns : job.n_rows;
     job.ld = round_up(job.r, KERNEL_K_STEP);
     const size_t bytes = n_threads * MERGE_ROWS * job.ld * sizeof(float);

@@ -12,12 +12,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "model/expert.h"
+#include "model/adapter_kinds.h"
 #include "model/factors.h"
 #include "model/tensor.h"
 #include "solver/cpu.h"
 #include "solver/kernels.h"
 #include "solver/team.h"
+
+/* Are the pieces of a matrix of an expert of LoRA, DoRA or (IA)^3 there, in their shapes? 0, or -1
+ * with error_set. */
+int merge_rows_check(const struct expert *expert, const struct adapter_kind *kind,
+                     const struct adapter_settings *settings, const struct expert_matrix *m);
 
 struct merge;
 

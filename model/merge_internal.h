@@ -49,13 +49,8 @@ static inline float merge_sum(const struct merge_rounding *r, float weight, floa
     return isfinite(v.f) ? v.f : weight;
 }
 
-/* The matrix's piece of this name, or NULL. */
-const struct expert_parameter *merge_piece(const struct expert_matrix *m, const char *name);
-
 /* ---- merge_rows.c: LoRA, DoRA, (IA)^3 ---- */
 
-/* Are the pieces there, in their shapes? */
-int merge_rows_check(const struct merge *merge, const struct expert_matrix *m);
 /* weights f32 [n_rows, n_columns] become W'. */
 int merge_rows_apply(const struct merge *merge, const struct expert_matrix *m, float *weights,
                      const struct merge_rounding *rounding, struct team *team);

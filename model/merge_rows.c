@@ -62,17 +62,17 @@ static void scaled_row(void *arg, size_t i, int thread)
         w[c] = merge_sum(j->rounding, w[c], (j->l[j->of_inputs ? c : i] - 1) * w[c], i * n + c);
 }
 
-static int check_piece(const struct merge *merge, const struct expert_matrix *m, const char *name,
+static int check_piece(const struct expert *expert, const struct expert_matrix *m, const char *name,
                        size_t n_rows, size_t n_columns)
 {
-    const struct expert_parameter *p = merge_piece(m, name);
+    const struct expert_parameter *p = expert_piece(m, name);
 
     if (p && p->n_rows == n_rows && p->n_columns == n_columns)
         return 0;
-    return n_columns ? error_set("%s: %s has no %s of %zu x %zu", merge->expert->path,
-                                 m->module.path, name, n_rows, n_columns)
-                     : error_set("%s: %s has no %s of %zu elements", merge->expert->path,
-                                 m->module.path, name, n_rows);
+    return n_columns ? error_set("%s: %s has no %s of %zu x %zu", expert->path, m->module.path,
+                                 name, n_rows, n_columns)
+                     : error_set("%s: %s has no %s of %zu elements", expert->path, m->module.path,
+                                 name, n_rows);
 }
 
 static bool is_ia3(const struct merge *merge)
@@ -85,27 +85,28 @@ static bool of_inputs(const struct expert_matrix *m)
     return adapter_ia3_scales_input(projection_find(m->module.name));
 }
 
-int merge_rows_check(const struct merge *merge, const struct expert_matrix *m)
+int merge_rows_check(const struct expert *expert, const struct adapter_kind *kind,
+                     const struct adapter_settings *settings, const struct expert_matrix *m)
 {
     const size_t n_out = m->module.n_rows, n_in = m->module.n_columns;
-    const size_t r = merge->settings.rank;
+    const size_t r = settings->rank;
 
-    if (is_ia3(merge))
-        return check_piece(merge, m, "ia3_l", of_inputs(m) ? n_in : n_out, 0);
+    if (kind == &adapter_kind_ia3)
+        return check_piece(expert, m, "ia3_l", of_inputs(m) ? n_in : n_out, 0);
     if (r < 1 || r > module_rank(&m->module))
-        return error_set("%s: a rank of %zu is not possible for %s of %zu x %zu",
-                         merge->expert->path, r, m->module.path, n_out, n_in);
-    if (check_piece(merge, m, "lora_A", r, n_in) != 0 ||
-        check_piece(merge, m, "lora_B", n_out, r) != 0)
+        return error_set("%s: a rank of %zu is not possible for %s of %zu x %zu", expert->path, r,
+                         m->module.path, n_out, n_in);
+    if (check_piece(expert, m, "lora_A", r, n_in) != 0 ||
+        check_piece(expert, m, "lora_B", n_out, r) != 0)
         return -1;
-    return strcmp(merge->kind->name, "dora") == 0
-               ? check_piece(merge, m, "lora_magnitude_vector", n_out, 0)
+    return strcmp(kind->name, "dora") == 0
+               ? check_piece(expert, m, "lora_magnitude_vector", n_out, 0)
                : 0;
 }
 
 static const float *values_of(const struct expert_matrix *m, const char *name)
 {
-    const struct expert_parameter *p = merge_piece(m, name);
+    const struct expert_parameter *p = expert_piece(m, name);
     return p ? p->values : NULL;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "model/block.h"
 #include "model/pass_internal.h"
 #include "model/rng.h"
 #include "mpi/error.h"
@@ -20,9 +21,7 @@ struct block {
 
 static void *take(struct block *b, size_t n_rows, size_t row_bytes)
 {
-    void *p = b->base ? b->base + b->used : NULL;
-    b->used += round_up(n_rows * row_bytes, 64);
-    return p;
+    return block_cut(b->base, &b->used, n_rows, row_bytes);
 }
 
 size_t pass_ld_group(const struct model *model, int group)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 #include "model/adapter_ia3.h"
@@ -36,6 +37,23 @@ static int read_number(const json_t *config, const char *name, double *value)
     return isfinite(*value) ? 0 : error_set("%s is not finite", name);
 }
 
+/* Starts of LoRA after which PEFT subtracts B A from the base weights, or quantizes them, also when
+ * it loads the trained adapter (peft/tuners/lora/layer.py, update_layer). The others ("gaussian",
+ * "eva", "orthogonal", "mica", true, false) leave them alone. */
+static int refuse_changed_base(const json_t *config)
+{
+    static const char *const names[] = {"pissa", "corda", "olora", "loftq", "lora_ga"};
+    const char *start = json_string_value(json_object_get(config, "init_lora_weights"));
+
+    for (size_t i = 0; start && i < sizeof names / sizeof *names; i++)
+        if (strncasecmp(start, names[i], strlen(names[i])) == 0)
+            return error_set("init_lora_weights is '%.40s': PEFT changes the model's weights when "
+                             "it loads such an adapter, which t2 does not: save the adapter "
+                             "converted to plain LoRA (path_initial_model_for_weight_conversion)",
+                             start);
+    return 0;
+}
+
 /* What would make PEFT compute something else. */
 static int refuse_others(const json_t *config)
 {
@@ -61,7 +79,7 @@ static int refuse_others(const json_t *config)
                              names[i]);
     if (bias && strcmp(bias, "none") != 0)
         return error_set("it trains biases (bias = %.40s), which t2 does not", bias);
-    return 0;
+    return refuse_changed_base(config);
 }
 
 static int read_low_rank(const json_t *config, struct settings *s)
@@ -162,6 +180,18 @@ static bool shape_of(const struct settings *s, const struct module *m, const cha
     return true;
 }
 
+/* (IA)^3 in PEFT: [1, n] scales a projection's n inputs, [n, 1] its n outputs. */
+static int check_direction(const struct module *m, const struct tensor *t)
+{
+    const bool inputs = adapter_ia3_scales_input(projection_find(m->name));
+
+    if (t->n_dims == 2 && t->shape[inputs ? 0 : 1] == 1)
+        return 0;
+    return error_set("the tensor %.100s does not have the shape %s: t2 scales the %s of %s (with "
+                     "other feedforward_modules PEFT does something else)",
+                     t->name, inputs ? "[1, n]" : "[n, 1]", inputs ? "inputs" : "outputs", m->name);
+}
+
 static int read_tensor(struct expert *e, const struct settings *s, const struct tensor *t)
 {
     size_t layer, n_rows, n_columns;
@@ -175,6 +205,8 @@ static int read_tensor(struct expert *e, const struct settings *s, const struct 
     if (!shape_of(s, &m->module, piece, &n_rows, &n_columns))
         return error_set("the tensor %.100s has no place in an adapter of the kind '%s'", t->name,
                          s->kind->name);
+    if (strcmp(s->kind->name, "ia3") == 0 && check_direction(&m->module, t) != 0)
+        return -1;
     const size_t n = n_rows * (n_columns ? n_columns : 1);
     size_t n_there = 1;
     for (size_t d = 0; d < t->n_dims; d++)
@@ -219,8 +251,12 @@ static int drop_empty(struct expert *e, const struct settings *s)
         if (e->matrices[i].n_parameters > 0 && e->matrices[i].n_parameters != n_pieces)
             return error_set("%s lacks a piece: %zu of %zu are there", e->matrices[i].module.path,
                              e->matrices[i].n_parameters, n_pieces);
-        if (e->matrices[i].n_parameters > 0)
-            e->matrices[kept++] = e->matrices[i];
+        if (e->matrices[i].n_parameters > 0) {
+            /* Each piece has one owner, also when a later matrix is refused. */
+            const struct expert_matrix m = e->matrices[i];
+            e->matrices[i] = (struct expert_matrix){0};
+            e->matrices[kept++] = m;
+        }
     }
     e->n_matrices = kept;
     return kept > 0 ? 0 : error_set("it holds no matrices");

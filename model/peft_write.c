@@ -5,6 +5,7 @@
 
 #include "model/adapter_ia3.h"
 #include "model/export_internal.h"
+#include "model/merge.h"
 #include "model/peft.h"
 #include "mpi/error.h"
 #include "mpi/file_write.h"
@@ -203,5 +204,8 @@ int peft_write(const struct expert *expert, const struct model_config *config, c
                          expert->path, expert->kind);
     if (adapter_settings_read(w.kind, expert->settings, &w.settings) != 0)
         return error_prefix("%s", expert->path);
+    for (size_t i = 0; i < expert->n_matrices; i++)
+        if (merge_rows_check(expert, w.kind, &w.settings, &expert->matrices[i]) != 0)
+            return -1;
     return export_in_folder(folder, fill, &w);
 }

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -117,16 +118,54 @@ static int open_temporary(const char *path, const char *temporary, bool *has_nam
     return fd >= 0 ? fd : open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 }
 
+/* What the link `path` says, from where this process stands. NULL: out of memory, or none. */
+static char *read_link(const char *path)
+{
+    char target[PATH_MAX], *followed;
+    const char *slash = strrchr(path, '/');
+    const ssize_t n = readlink(path, target, sizeof target - 1);
+
+    if (n < 0)
+        return NULL;
+    target[n] = '\0';
+    const int n_folder = *target != '/' && slash ? (int)(slash - path) + 1 : 0;
+    return asprintf(&followed, "%.*s%s", n_folder, path, target) < 0 ? NULL : followed;
+}
+
+char *file_follow(const char *path)
+{
+    enum { MOST_LINKS = 40 }; /* Linux's own limit */
+    char *at = strdup(path);
+    struct stat info;
+
+    for (int i = 0; at && lstat(at, &info) == 0 && S_ISLNK(info.st_mode); i++) {
+        char *next = i < MOST_LINKS ? read_link(at) : NULL;
+        if (i == MOST_LINKS)
+            error_set("%s: too many links lead on from it", path);
+        else if (!next)
+            error_set("%s: the link cannot be followed", path);
+        free(at);
+        if (!next)
+            return NULL;
+        at = next;
+    }
+    if (!at)
+        error_set("%s: out of memory", path);
+    return at;
+}
+
 int file_check_target(const char *path)
 {
-    char *temporary = NULL;
+    char *target = NULL, *temporary = NULL;
     bool has_name;
 
-    if (check_kind(path))
+    if (check_kind(path) || !(target = file_follow(path)))
         return -1;
-    if (asprintf(&temporary, "%s.tmp-%ld", path, (long)getpid()) < 0)
+    if (asprintf(&temporary, "%s.tmp-%ld", target, (long)getpid()) < 0) {
+        free(target);
         return error_set("%s: out of memory", path);
-    int fd = open_temporary(path, temporary, &has_name);
+    }
+    int fd = open_temporary(target, temporary, &has_name);
     if (fd < 0)
         fail(path);
     else
@@ -134,6 +173,7 @@ int file_check_target(const char *path)
     if (fd >= 0 && has_name)
         unlink(temporary);
     free(temporary);
+    free(target);
     return fd < 0 ? -1 : 0;
 }
 
@@ -149,18 +189,16 @@ static int give_name(int fd, const char *temporary)
 
 int file_write(const char *path, const void *bytes, size_t n_bytes)
 {
-    char *resolved = NULL, *temporary = NULL;
+    char *target = NULL, *temporary = NULL;
     struct held held;
     int fd = -1, status = -1;
     bool created = false;
 
-    if (check_kind(path))
-        return -1;
     /* A link stays one: the file that it leads to is replaced. */
-    resolved = realpath(path, NULL);
-    const char *target = resolved ? resolved : path;
+    if (check_kind(path) || !(target = file_follow(path)))
+        return -1;
     if (asprintf(&temporary, "%s.tmp-%ld", target, (long)getpid()) < 0) {
-        free(resolved);
+        free(target);
         return error_set("%s: out of memory", path);
     }
     signal_hold(&held);
@@ -201,6 +239,6 @@ done:
         unlink(temporary);
     signal_release(&held);
     free(temporary);
-    free(resolved);
+    free(target);
     return status;
 }

@@ -5,6 +5,10 @@
  * rank; no MPI calls. */
 #include <stddef.h>
 
+/* Where the file behind `path` lies or would lie: path itself, or what a link (or a chain of them)
+ * leads to, also when nothing is there yet. malloc'ed; NULL with error_set. */
+char *file_follow(const char *path);
+
 /* Can a file be put there? For asking before the work; leaves nothing behind. 0, or -1 with
  * error_set. */
 int file_check_target(const char *path);

@@ -3,7 +3,7 @@
 /* Sums vectors that lie on different ranks in a fixed order, so that the bits of the sum do not
  * depend on how many ranks there are or which rank made which vector. Each rank adds one slice of
  * the vector over all parts (all-to-all, then all-gather): every element travels twice, whatever
- * the rank count. */
+ * the rank count. Long vectors go in pieces, so what the ranks hold meanwhile is bounded. */
 #include <stddef.h>
 #include <stdint.h>
 

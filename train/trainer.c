@@ -288,8 +288,8 @@ static int log_answers(struct run *run)
             fprintf(out, "]}\n");
         }
     }
-    int status = !out || fclose(out) ? error_set("out of memory") : 0;
-    if (comm_agree(run->t->comm, status) == 0)
+    int status = comm_agree(run->t->comm, !out || fclose(out) ? error_set("out of memory") : 0);
+    if (status == 0)
         status = share_collect(run->t->comm, text, size, take_log, run);
     free(text);
     return status;

@@ -38,11 +38,16 @@ for kind in "${kinds[@]}"; do
 done
 
 kind=${kinds[0]}
-evaluate --adapter "base,$kind.h5,peft-$kind" --out table.h5
+evaluate --adapter "base,$kind.h5,peft-$kind/" --out table.h5
 check "several adapters give one table" "$(wc -l <<<"$out")" -eq 4
 check "... with the same score for the same adapter" "$(awk 'NR == 3 { s = $4 } NR == 4 { print s == $4 }' <<<"$out")" -eq 1
 check "... no parameters for the base model" "$(awk '$1 == "base" { print $2 }' <<<"$out")" = 0
 check "... and a results file each" "$(find . -maxdepth 1 -name 'table.*.h5' | wc -l)" -eq 3
+check "... with its name" -s "table.peft-$kind.h5"
+evaluate --adapter "$kind.h5,./$kind.h5" --out twice.h5
+check "two adapters of one name are refused" "$code" -ne 0
+contains "... before the second replaces the first's results" "$err" "into the same file"
+check "... and nothing is written" -z "$(find . -maxdepth 1 -name 'twice*')"
 evaluate --adapter "$kind.h5,,base"
 contains "an empty name is told" "$err" "an empty name"
 evaluate --adapter "$kind.h5,absent.h5"

@@ -30,7 +30,13 @@ refused "each once" --adapter moslora --experts ehe
 refused "no meaning with --adapter lora" --adapter lora --experts eh
 refused "no meaning with --adapter svf" --adapter svf --routing top1
 refused "must lie between 0 and the largest" --adapter moslora --curvature 1.5
-refused "choose 1 to" --adapter moslora --rank 4000
+refused "choose 1 to" --adapter moslora --rank 100
+refused "are possible" --adapter moslora --rank 4000
+t2 train "$mini" --adapter moslora --plan -t 1 --experts e
+check "a plan has possible settings" "$code" -eq 2
+contains "... or is told" "$err" "two or more experts"
+t2 train "$mini" --adapter moslora --plan -t 1 --rank 100
+contains "... and ranks" "$err" "a rank of 100 is not possible for"
 t2 train "$mini" --adapter moslora --plan -t 1
 check "there is a plan" "$code" -eq 0
 t2 train "$mini" --recipe "$T2_SOURCE/jobs/recipes/moslora.ini" --plan -t 1

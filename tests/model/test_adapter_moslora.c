@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "model/adapter_kinds.h"
 #include "model/adapter_moslora.h"
 #include "model/pass.h"
 #include "tests/model/svf_fixture.h"
@@ -358,6 +359,37 @@ static void every_parameter_is_in_one_piece(void **state)
         }
 }
 
+/* Also where the projection whose router is shared is not the layer's first. */
+static void plans_count_the_routers_that_there_are(void **state)
+{
+    (void)state;
+    static const char *const left_out[] = {"-", "q_proj", "gate_proj"};
+    for (size_t choice = 0; choice < 3; choice++)
+        for (int per_layer = 0; per_layer < 2; per_layer++) {
+            const struct adapter_kind *kind = &adapter_kind_moslora;
+            struct adapter_settings s = kind->defaults;
+            struct moslora_options o = moslora_defaults();
+            struct svf_fixture f = svf_fixture_open("llama", SVF_ALL, 0);
+            struct model *model = svf_fixture_load(&f, ELEMENT_F32, cpu_best_isa(), 1);
+            struct module *modules = calloc(f.n_modules, sizeof *modules);
+            size_t n_modules = 0, n = 0;
+            for (size_t i = 0; i < f.n_modules; i++)
+                if (!strstr(f.modules[i].name, left_out[choice]))
+                    modules[n_modules++] = f.modules[i];
+            o.router_per_layer = per_layer;
+            strcpy(s.router, per_layer ? "layer" : "matrix");
+            struct adapter *a = adapter_moslora_create(model, modules, n_modules, &o, true, 1);
+            assert_non_null(a);
+            for (size_t i = 0; i < n_modules; i++)
+                n += adapter_kind_count(kind, &s, modules, n_modules, i);
+            assert_int_equal(n, a->n_parameters);
+            adapter_free(a);
+            free(modules);
+            model_free(model);
+            svf_fixture_close(&f);
+        }
+}
+
 static void the_start_is_the_base_model(void **state)
 {
     (void)state;
@@ -698,6 +730,7 @@ int main(void)
         cmocka_unit_test(a_site_is_its_equations),
         cmocka_unit_test(models_have_the_references_gradient),
         cmocka_unit_test(every_parameter_is_in_one_piece),
+        cmocka_unit_test(plans_count_the_routers_that_there_are),
         cmocka_unit_test(the_start_is_the_base_model),
         cmocka_unit_test(without_curvature_every_chart_is_lora),
         cmocka_unit_test(a_million_tokens_give_no_nan),

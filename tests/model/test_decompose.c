@@ -172,6 +172,44 @@ static void what_is_there_is_resumed(void **state)
     assert_non_null(strstr(error_message(), "other options"));
 }
 
+static void a_link_stays_one_and_parts_lie_beside_its_file(void **state)
+{
+    (void)state;
+    char link[112], there[112], file[144];
+    struct stat info;
+
+    snprintf(link, sizeof link, "%s/link.h5", folder);
+    snprintf(there, sizeof there, "%s/there", folder);
+    snprintf(file, sizeof file, "%s/out.h5", there);
+    if (comm.rank == 0) {
+        assert_int_equal(mkdir(there, 0700), 0);
+        assert_int_equal(symlink("there/out.h5", link), 0); /* to nothing yet */
+    }
+    MPI_Barrier(comm.handle);
+    for (int again = 0; again < 2; again++) {
+        if (decompose_run(&comm, ck, modules, 2, &options, &costs, &origin, link, &summary) != 0)
+            fail_msg("%s", error_message());
+        assert_int_equal(lstat(link, &info), 0);
+        assert_true(S_ISLNK(info.st_mode));
+        compare(file, expected, 0, 2);
+    }
+    MPI_Barrier(comm.handle);
+    if (comm.rank == 0) {
+        unlink(file);
+        rmdir(there); /* no parts are left in it */
+        unlink(link);
+        assert_int_equal(symlink("link.h5", link), 0);
+    }
+    MPI_Barrier(comm.handle);
+    assert_int_equal(
+        decompose_run(&comm, ck, modules, 2, &options, &costs, &origin, link, &summary), -1);
+    assert_non_null(strstr(error_message(), "too many links"));
+    assert_int_not_equal(lstat(there, &info), 0);
+    MPI_Barrier(comm.handle);
+    if (comm.rank == 0)
+        unlink(link);
+}
+
 static void parts_are_not_overwritten_and_are_used(void **state)
 {
     (void)state;
@@ -326,6 +364,7 @@ int main(int argc, char **argv)
         TEST(crews_give_the_same_bits),
         TEST(the_grid_agrees),
         TEST(what_is_there_is_resumed),
+        TEST(a_link_stays_one_and_parts_lie_beside_its_file),
         TEST(parts_are_not_overwritten_and_are_used),
         TEST(a_weight_that_is_no_number_ends_all_ranks),
         TEST(the_identity_is_the_same_from_any_ranks),

@@ -275,6 +275,36 @@ static void what_a_power_failure_spoilt_is_noticed_by_the_merge(void **state)
     assert_false(exists(out));
 }
 
+static void singular_values_that_a_power_failure_emptied_are_made_again(void **state)
+{
+    (void)state;
+    bool done[N];
+
+    write_parts(FACTORS_F32);
+    const char *path = at("%s/07.mlp.down_proj.h5", parts);
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t dataset = H5Dopen2(file, "/layers/07/mlp.down_proj/sigma", H5P_DEFAULT);
+    const haddr_t address = H5Dget_offset(dataset);
+    const size_t n = (size_t)H5Dget_storage_size(dataset);
+    H5Dclose(dataset);
+    H5Fclose(file);
+    char *zeros = calloc(n, 1);
+    int fd = open(path, O_WRONLY);
+    assert_int_equal(n, pwrite(fd, zeros, n, (off_t)address));
+    close(fd);
+    free(zeros);
+    check(factors_parts_done(out, &origin, FACTORS_F32, modules, N, done));
+    assert_true(done[0] && !done[1] && done[2]);
+    assert_int_equal(-1, factors_merge(out, &origin, FACTORS_F32, modules, N));
+    expect_message("07.mlp.down_proj.h5: the singular values are damaged");
+    /* A part of an earlier version does not say the sum. */
+    file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+    assert_true(H5Adelete_by_name(file, "/layers/07/mlp.down_proj", "sigma_sum", H5P_DEFAULT) >= 0);
+    H5Fclose(file);
+    check(factors_parts_done(out, &origin, FACTORS_F32, modules, N, done));
+    assert_true(done[1]);
+}
+
 static void only_whole_parts_of_the_same_run_are_done(void **state)
 {
     (void)state;
@@ -563,6 +593,7 @@ int main(void)
         IN_A_FOLDER(the_merge_holds_every_part_in_model_order),
         IN_A_FOLDER(a_merge_without_all_parts_says_which_and_keeps_the_rest),
         IN_A_FOLDER(what_a_power_failure_spoilt_is_noticed_by_the_merge),
+        IN_A_FOLDER(singular_values_that_a_power_failure_emptied_are_made_again),
         IN_A_FOLDER(only_whole_parts_of_the_same_run_are_done),
         IN_A_FOLDER(removal_takes_what_is_ours_alone),
         IN_A_FOLDER(a_merge_that_was_killed_while_removing_is_finished),

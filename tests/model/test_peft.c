@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "model/peft.h"
 #include "tests/model/peft_fixture.h"
@@ -156,6 +157,11 @@ static void what_t2_would_compute_differently_is_refused(void **state)
          "uses rank_pattern"},
         {"{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8, \"fan_in_fan_out\": true}",
          "uses fan_in_fan_out"},
+        {"{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8, \"init_lora_weights\": "
+         "\"pissa_niter_16\"}",
+         "init_lora_weights is 'pissa_niter_16'"},
+        {"{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8, \"init_lora_weights\": \"OLoRA\"}",
+         "init_lora_weights is 'OLoRA'"},
         {"{\"peft_type\": \"LORA\", \"r\": 5, \"lora_alpha\": 8}", "does not have the shape"},
         {"{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8, \"use_dora\": true}",
          "lacks a piece: 2 of 3"},
@@ -191,6 +197,96 @@ static void what_t2_would_compute_differently_is_refused(void **state)
     peft_fixture_free(&f);
 }
 
+/* The file's last tensor taken away, with its bytes. */
+static size_t without_the_last(char *file, size_t n)
+{
+    const size_t n_header = (unsigned char)file[0] + 256 * (size_t)(unsigned char)file[1];
+    json_t *header = json_loadb(file + 8, n_header, 0, NULL), *entry;
+    const char *name, *last = NULL;
+    json_int_t first = -1;
+
+    assert_non_null(header);
+    json_object_foreach(header, name, entry)
+    {
+        const json_int_t at =
+            json_integer_value(json_array_get(json_object_get(entry, "data_offsets"), 0));
+        if (json_object_get(entry, "data_offsets") && at > first) {
+            first = at;
+            last = name;
+        }
+    }
+    assert_non_null(last);
+    json_object_del(header, last);
+    memset(file + 8, ' ', n_header);
+    char *text = json_dumps(header, JSON_COMPACT);
+    assert_true(strlen(text) <= n_header && 8 + n_header + (size_t)first < n);
+    memcpy(file + 8, text, strlen(text));
+    free(text);
+    json_decref(header);
+    return 8 + n_header + (size_t)first;
+}
+
+/* Matrices that are whole come before the one that is not: each piece is freed once. */
+static void the_last_matrix_without_a_piece_is_refused(void **state)
+{
+    (void)state;
+    struct peft_fixture f = peft_fixture_read("lora-qv", "qwen2");
+    size_t n;
+    char *file = file_of("lora-qv", &n);
+
+    n = without_the_last(file, n);
+    refused(&f, "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8}", file, n,
+            "/layers/01/self_attn.v_proj lacks a piece: 1 of 2");
+    free(file);
+    peft_fixture_free(&f);
+}
+
+static void scales_of_the_other_side_are_refused(void **state)
+{
+    (void)state;
+    struct peft_fixture f = peft_fixture_read("ia3", "qwen2");
+    static const char *const changes[][3] = {
+        {"[16,1]", "[1,16]", "does not have the shape [n, 1]: t2 scales the outputs"},
+        {"[1,48]", "[48,1]", "does not have the shape [1, n]: t2 scales the inputs"}};
+
+    for (size_t i = 0; i < 2; i++) {
+        size_t n;
+        char *file = file_of("ia3", &n), *at = NULL;
+        for (size_t k = 8; !at && k + 6 < n; k++)
+            if (memcmp(file + k, changes[i][0], 6) == 0)
+                at = file + k;
+        assert_non_null(at);
+        memcpy(at, changes[i][1], 6);
+        refused(&f, "{\"peft_type\": \"IA3\"}", file, n, changes[i][2]);
+        free(file);
+    }
+    peft_fixture_free(&f);
+}
+
+static void pieces_of_a_wrong_shape_are_not_written(void **state)
+{
+    (void)state;
+    struct peft_fixture f = peft_fixture_read("lora-qv", "qwen2");
+    char path[512], *mine = in_folder("mine");
+    struct expert e;
+
+    snprintf(path, sizeof path, "%s/peft/lora-qv", T2_FIXTURES);
+    assert_int_equal(peft_read(&e, path, checkpoint_config(f.ck), identity), 0);
+    struct expert_parameter *p = &e.matrices[1].parameters[0];
+    p->n_rows--;
+    assert_int_equal(peft_write(&e, checkpoint_config(f.ck), NULL, mine), -1);
+    assert_non_null(strstr(error_message(), "self_attn.v_proj has no lora_A of 4 x 32"));
+    p->n_rows++;
+    e.matrices[1].n_parameters--;
+    assert_int_equal(peft_write(&e, checkpoint_config(f.ck), NULL, mine), -1);
+    assert_non_null(strstr(error_message(), "self_attn.v_proj has no lora_B of 16 x 4"));
+    e.matrices[1].n_parameters++;
+    assert_int_equal(access(mine, F_OK), -1);
+    expert_free(&e);
+    free(mine);
+    peft_fixture_free(&f);
+}
+
 static void kinds_that_peft_has_not_are_not_written(void **state)
 {
     (void)state;
@@ -222,6 +318,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(adapters_of_peft_are_read_and_ours_are_read_back),
         cmocka_unit_test(what_t2_would_compute_differently_is_refused),
+        cmocka_unit_test(the_last_matrix_without_a_piece_is_refused),
+        cmocka_unit_test(scales_of_the_other_side_are_refused),
+        cmocka_unit_test(pieces_of_a_wrong_shape_are_not_written),
         cmocka_unit_test(kinds_that_peft_has_not_are_not_written),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -12,7 +12,7 @@
 #include "mpi/error.h"
 #include "mpi/ordered_sum.h"
 
-enum { PARTS = 7, N = 1003 };
+enum { PARTS = 7, SHORT = 1003, LONG = 700001 }; /* LONG: several pieces on 2 and more ranks */
 
 static struct comm comm;
 
@@ -22,27 +22,26 @@ static float value(size_t part, size_t i)
            1.0f / (float)(part + 1);
 }
 
-static void sums_are_in_part_order_whoever_holds_the_parts(void **state)
+static void sum_and_check(size_t n)
 {
-    (void)state;
     for (int rule = 0; rule < 3; rule++) {
         float *mine[PARTS];
         size_t numbers[PARTS], n_mine = 0;
-        double *total = malloc(N * sizeof *total);
+        double *total = malloc(n * sizeof *total);
         for (size_t p = 0; p < PARTS; p++) {
             const int owner = rule == 0   ? (int)p % comm.size
                               : rule == 1 ? 0
                                           : (int)(p * p) % comm.size;
             if (owner != comm.rank)
                 continue;
-            mine[n_mine] = malloc(N * sizeof(float));
-            for (size_t i = 0; i < N; i++)
+            mine[n_mine] = malloc(n * sizeof(float));
+            for (size_t i = 0; i < n; i++)
                 mine[n_mine][i] = value(p, i);
             numbers[n_mine++] = p;
         }
         assert_int_equal(
-            ordered_sum(&comm, PARTS, numbers, (const float *const *)mine, n_mine, N, total), 0);
-        for (size_t i = 0; i < N; i++) {
+            ordered_sum(&comm, PARTS, numbers, (const float *const *)mine, n_mine, n, total), 0);
+        for (size_t i = 0; i < n; i++) {
             double sum = 0;
             for (size_t p = 0; p < PARTS; p++)
                 sum += value(p, i);
@@ -52,6 +51,19 @@ static void sums_are_in_part_order_whoever_holds_the_parts(void **state)
             free(mine[--n_mine]);
         free(total);
     }
+}
+
+static void sums_are_in_part_order_whoever_holds_the_parts(void **state)
+{
+    (void)state;
+    sum_and_check(SHORT);
+    sum_and_check(1); /* less than an element a rank */
+}
+
+static void long_vectors_travel_in_pieces(void **state)
+{
+    (void)state;
+    sum_and_check(LONG);
 }
 
 static void a_part_without_a_rank_is_an_error_on_all(void **state)
@@ -66,6 +78,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_are_in_part_order_whoever_holds_the_parts),
+        cmocka_unit_test(long_vectors_travel_in_pieces),
         cmocka_unit_test(a_part_without_a_rank_is_an_error_on_all),
     };
     if (comm_init(&comm, &argc, &argv) != 0)
