@@ -354,14 +354,12 @@ static herr_t list_first_item(hid_t tasks, const char *name, const H5L_info_t *l
 int results_describe(const char *path, FILE *out)
 {
     hid_t file = h5_open(path), tasks = -1;
-    char *kind = NULL;
     int64_t version = 0;
     int status = -1;
 
     if (file < 0)
         return -1;
-    if (!h5_get_text(file, "kind", &kind) || strcmp(kind, file_kind) != 0 ||
-        !h5_get_int(file, "format_version", &version)) {
+    if (!h5_has_kind(file, file_kind) || !h5_get_int(file, "format_version", &version)) {
         error_set("%s: an HDF5 file, but not a results file of t2", path);
         goto done;
     }
@@ -392,7 +390,6 @@ int results_describe(const char *path, FILE *out)
     H5Literate(tasks, H5_INDEX_NAME, H5_ITER_INC, NULL, list_first_item, out);
     status = 0;
 done:
-    free(kind);
     if (tasks >= 0)
         H5Gclose(tasks);
     h5_close(file);

@@ -90,11 +90,11 @@ done:
 
 static int check_head(hid_t file, const char *settings, const char *path)
 {
-    char *kind = NULL, *stored = NULL;
+    char *stored = NULL;
     int64_t version = 0;
     int status = -1;
 
-    if (!h5_get_text(file, "kind", &kind) || strcmp(kind, file_kind) != 0)
+    if (!h5_has_kind(file, file_kind))
         error_set("%s is not the state of an adaptation", path);
     else if (!h5_get_int(file, "format_version", &version) || version != STATE_VERSION)
         error_set("%s has the format version %lld; this t2 reads %d", path, (long long)version,
@@ -105,7 +105,6 @@ static int check_head(hid_t file, const char *settings, const char *path)
         state_text_differ(path, "the state", stored, settings);
     else
         status = 0;
-    free(kind);
     free(stored);
     return status;
 }
@@ -196,16 +195,7 @@ done:
 
 bool adapt_state_is_file(const char *path)
 {
-    struct h5_quiet quiet;
-    char *kind = NULL;
-
-    h5_quiet_begin(&quiet);
-    hid_t file = h5_open(path);
-    const bool is = file >= 0 && h5_get_text(file, "kind", &kind) && strcmp(kind, file_kind) == 0;
-    h5_close(file);
-    h5_quiet_end(&quiet);
-    free(kind);
-    return is;
+    return h5_is_kind(path, file_kind);
 }
 
 int adapt_state_describe(const char *path, FILE *out)

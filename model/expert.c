@@ -223,12 +223,12 @@ static herr_t each_layer(hid_t parent, const char *name, const H5L_info_t *info,
 static int read_all(struct expert *expert, hid_t file)
 {
     struct reading reading = {.expert = expert};
-    char *kind = NULL, *identity = NULL;
+    char *identity = NULL;
     int64_t version = 0;
     hid_t layers = -1;
     int status = -1;
 
-    if (!h5_get_text(file, "kind", &kind) || strcmp(kind, file_kind) != 0) {
+    if (!h5_has_kind(file, file_kind)) {
         error_set("is not an expert file (t2 train makes one)");
         goto done;
     }
@@ -265,7 +265,6 @@ static int read_all(struct expert *expert, hid_t file)
 done:
     if (layers >= 0)
         H5Gclose(layers);
-    free(kind);
     free(identity);
     return status;
 }
@@ -365,11 +364,5 @@ int expert_check_model(const struct expert *expert, const char identity[65], con
 
 bool expert_is_file(const char *path)
 {
-    char *kind = NULL;
-    hid_t file = h5_open(path);
-    const bool is = file >= 0 && h5_get_text(file, "kind", &kind) && strcmp(kind, file_kind) == 0;
-
-    h5_close(file);
-    free(kind);
-    return is;
+    return h5_is_kind(path, file_kind);
 }

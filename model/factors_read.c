@@ -153,11 +153,9 @@ static int read_about(struct factors *f)
 {
     struct factors_about *a = &f->about;
     int64_t version = 0;
-    char *kind = NULL, *type = NULL;
-    bool is = h5_get_text(f->file, "kind", &kind) && strcmp(kind, factors_kind) == 0;
+    char *type = NULL;
 
-    free(kind);
-    if (!is)
+    if (!h5_has_kind(f->file, factors_kind))
         return error_set("%s: an HDF5 file, but not a factor file of t2 decompose", f->path);
     if (!h5_get_int(f->file, "format_version", &version) || version < 1)
         return factors_bad_attribute(f, "/", "format_version");
@@ -171,7 +169,7 @@ static int read_about(struct factors *f)
     if (!h5_get_text(f->file, "type", &type))
         return factors_bad_attribute(f, "/", "type");
     a->type = strcmp(type, "bf16") == 0 ? FACTORS_BF16 : FACTORS_F32;
-    is = strcmp(type, factors_type_name(a->type)) == 0;
+    const bool is = strcmp(type, factors_type_name(a->type)) == 0;
     free(type);
     if (!is)
         return factors_bad_attribute(f, "/", "type");
@@ -258,22 +256,7 @@ void factors_close(struct factors *f)
 
 bool factors_is_file(const char *path)
 {
-    struct h5_quiet quiet;
-    struct stat info;
-    char *kind = NULL;
-    bool is = false;
-
-    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode))
-        return false;
-    h5_quiet_begin(&quiet);
-    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    if (file >= 0) {
-        is = h5_get_text(file, "kind", &kind) && strcmp(kind, factors_kind) == 0;
-        h5_close(file);
-    }
-    h5_quiet_end(&quiet);
-    free(kind);
-    return is;
+    return h5_is_kind(path, factors_kind);
 }
 
 /* ---- questions ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "mpi/error.h"
 #include "mpi/file_write.h"
@@ -274,6 +275,30 @@ bool h5_get_int(hid_t object, const char *name, int64_t *value)
 bool h5_get_real(hid_t object, const char *name, double *value)
 {
     return get_attribute(object, name, H5T_FLOAT, H5T_NATIVE_DOUBLE, value);
+}
+
+bool h5_has_kind(hid_t file, const char *kind)
+{
+    char *text = NULL;
+    const bool has = h5_get_text(file, "kind", &text) && strcmp(text, kind) == 0;
+
+    free(text);
+    return has;
+}
+
+bool h5_is_kind(const char *path, const char *kind)
+{
+    struct h5_quiet quiet;
+    struct stat info;
+
+    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode))
+        return false;
+    h5_quiet_begin(&quiet);
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    const bool is = file >= 0 && h5_has_kind(file, kind);
+    h5_close(file);
+    h5_quiet_end(&quiet);
+    return is;
 }
 
 char *h5_text_at(hid_t group, const char *name, size_t index)

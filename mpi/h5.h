@@ -47,6 +47,11 @@ bool h5_get_text(hid_t object, const char *name, char **text);
 bool h5_get_int(hid_t object, const char *name, int64_t *value);
 bool h5_get_real(hid_t object, const char *name, double *value);
 
+/* Every file of ours says in the attribute `kind` what it is ("t2 expert"). Is this an open file of
+ * that kind? Is there a regular file of that kind at `path`? Without a message. */
+bool h5_has_kind(hid_t file, const char *kind);
+bool h5_is_kind(const char *path, const char *kind);
+
 /* Row `index` of a column of strings, malloc'ed; NULL if there is none. */
 char *h5_text_at(hid_t group, const char *name, size_t index);
 

@@ -201,20 +201,25 @@ static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
     return status;
 }
 
+bool train_state_is_file(const char *path)
+{
+    return h5_is_kind(path, file_kind);
+}
+
 int train_state_read(struct train_state *state, const char *settings, const char *path)
 {
     struct train_state read = {0};
     hid_t file = h5_open(path);
     int64_t version = 0, step = 0, adam_step = 0, best_step = 0, n_rollbacks = 0, last_alarm = 0;
     size_t n_points = 0, columns = 0, n_validations = 0;
-    char *kind = NULL, *stored = NULL;
+    char *stored = NULL;
     int status = -1;
 
     if (file < 0)
         return -1;
     if (train_state_create(&read, state->n, state->n_statistics) != 0)
         goto done;
-    if (!h5_get_text(file, "kind", &kind) || strcmp(kind, file_kind) != 0) {
+    if (!h5_has_kind(file, file_kind)) {
         error_set("%s is not the state of a training run", path);
         goto done;
     }
@@ -261,7 +266,6 @@ int train_state_read(struct train_state *state, const char *settings, const char
 done:
     h5_close(file);
     train_state_free(&read);
-    free(kind);
     free(stored);
     return status;
 }

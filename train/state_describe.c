@@ -10,21 +10,6 @@
 #include "train/state_text.h"
 #include "train/train_result.h"
 
-bool train_state_is_file(const char *path)
-{
-    struct h5_quiet quiet;
-    char *kind = NULL;
-
-    h5_quiet_begin(&quiet);
-    hid_t file = h5_open(path);
-    const bool is =
-        file >= 0 && h5_get_text(file, "kind", &kind) && strcmp(kind, "t2 training state") == 0;
-    h5_close(file);
-    h5_quiet_end(&quiet);
-    free(kind);
-    return is;
-}
-
 void state_text_print(const char *settings, FILE *out)
 {
     fputs("\n  settings\n", out);
