@@ -9,7 +9,13 @@
  *
  * "elements" below are the engine's element type (f32 or bf16); the residual stream, sums and
  * everything that is not a product's input are f32. Buffers that feed products have rows of
- * k_padded elements whose tail is zero. */
+ * k_padded elements whose tail is zero.
+ *
+ * Tensors (activations, weights, vectors of a layer, logits, cache pages) lie in the engine's
+ * memory (memory.h). Operations on them may still be under way when the call has returned; they
+ * run in the order of the calls. Whoever touches a tensor on the host calls wait() first. What an
+ * operation takes to be in the host's memory says "host" below: it is read before the call
+ * returns, and what is written there is complete. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +23,7 @@
 #include "solver/engine_product.h"
 #include "solver/kernels.h"
 #include "solver/kv_cache.h"
+#include "solver/memory.h"
 #include "solver/page_product.h"
 #include "solver/team.h"
 #include "solver/vecmath.h"
@@ -38,7 +45,7 @@ struct batch_copy {
     size_t n_positions; /* 1 .. KV_PAGE - 1 */
 };
 
-/* The tokens of one forward pass. */
+/* The tokens of one forward pass; all of it in the host's memory. */
 struct batch {
     size_t n_rows;
     const int32_t *ids; /* [n_rows] */
@@ -69,14 +76,24 @@ struct head_result {
 };
 
 struct engine_ops {
-    const char *device; /* "cpu" */
+    const char *device; /* "cpu", "cuda" */
 
-    /* y f32 [n, ldy] = rows ids[] of the packed embedding m [vocab, width]. */
+    /* Returns when all that was called before has been done. */
+    void (*wait)(const struct engine *e);
+    /* Bytes at p become 0. */
+    void (*zero)(const struct engine *e, void *p, size_t n_bytes);
+    /* to = from, both tensors, which do not overlap. */
+    void (*copy)(const struct engine *e, void *to, const void *from, size_t n_bytes);
+    /* y f32 [n_rows, ldy] += bias [width] in columns 0 .. width. */
+    void (*add_bias)(const struct engine *e, float *y, size_t ldy, const float *bias,
+                     size_t n_rows, size_t width);
+
+    /* y f32 [n, ldy] = rows ids[] (host) of the packed embedding m [vocab, width]. */
     void (*embed)(const struct engine *e, float *y, size_t ldy, const struct matrix *m,
                   const int32_t *ids, size_t n);
 
     /* x elements [n_rows, ldx] = RMSNorm of h f32 [n_rows, ldh] over `width`, times weight [width].
-     * rows: indices into h, or NULL for 0 .. n_rows - 1. Columns width .. ldx become 0. */
+     * rows (host): indices into h, or NULL for 0 .. n_rows - 1. Columns width .. ldx become 0. */
     void (*norm)(const struct engine *e, void *x, size_t ldx, const float *h, size_t ldh,
                  const int32_t *rows, size_t n_rows, const float *weight, size_t width, float eps);
 
@@ -99,19 +116,27 @@ struct engine_ops {
     void (*swiglu)(const struct engine *e, void *x, size_t ldx, const float *gate_up, size_t ldg,
                    size_t up_offset, size_t n_rows, size_t width);
 
-    /* The head m [vocab, width] on x [n_rows, ldx]: results [n_rows]; targets [n_rows] ids or -1,
-     * or NULL; logits f32 [n_rows, ldl >= vocab padded to 16], or NULL when only results are
+    /* The head m [vocab, width] on x [n_rows, ldx]: results [n_rows] (host); targets [n_rows]
+     * (host) ids or -1, or NULL; logits f32 [n_rows, ldl >= vocab padded to 16], or NULL when only results are
      * wanted. -1 when out of memory. */
     int (*head)(const struct engine *e, struct head_result *results, float *logits, size_t ldl,
                 const void *x, size_t ldx, size_t n_rows, const struct matrix *m,
                 const int32_t *targets);
 };
 
+struct engine_train_ops; /* engine_train.h */
+
 struct engine {
     const struct engine_ops *ops;
+    const struct engine_train_ops *train;
+    const struct memory *memory;
+    enum matrix_layout layout; /* of the matrices that `product` takes */
+    void *device;              /* the table's own, or NULL */
+    void (*free_device)(struct engine *e);
+    const char *order; /* what the bits of its sums depend on, to be recorded with results */
     enum element element;
     enum isa isa;
-    struct team *team; /* owned; NULL: one thread */
+    struct team *team; /* owned; NULL: one thread; for work on the host */
     const struct kernels *kernels;
     /* How keys and values are held, and what multiplies them: page_product with f32 rows, or
      * kv_kernels (KV_TILES) with bf16 rows in two parts. */
@@ -125,6 +150,14 @@ struct engine {
  * started. */
 int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads);
 void engine_free(struct engine *e);
+
+/* A matrix [n, k] of zeros for the engine's products. 0, or -1 with error_set. */
+static inline int engine_matrix_create(const struct engine *e, struct matrix *m, size_t n,
+                                       size_t k)
+{
+    return matrix_create_in(m, e->memory, e->layout, e->element, n, k);
+}
+
 /* How an engine of these holds keys and values unless told otherwise. */
 enum kv_form engine_kv_form(enum element element, enum isa isa);
 /* Chooses how keys and values are held, before a cache is made (for tests of each). */

@@ -9,18 +9,31 @@
 #include <stddef.h>
 
 #include "solver/kernels.h"
+#include "solver/memory.h"
 #include "solver/team.h"
+
+/* How the weights lie in memory, `n_panels * 16` outputs by `k_padded` inputs in either:
+ *
+ *   MATRIX_PANELS   [n_panels][k_padded][16], see kernels.h: what the CPU's kernels read
+ *   MATRIX_ROWS     [n_panels * 16][k_padded]: what cuBLAS reads
+ *
+ * 16 outputs that begin at a multiple of 16 are the same bytes from data on in both. */
+enum matrix_layout { MATRIX_PANELS, MATRIX_ROWS };
 
 struct matrix {
     size_t n, k;
     size_t n_panels; /* of KERNEL_COLUMNS outputs; the last is filled with zeros */
     size_t k_padded; /* k up to a multiple of KERNEL_K_STEP, filled with zeros */
     enum element element;
-    void *data; /* [n_panels][k_padded][16], see kernels.h */
+    enum matrix_layout layout;
+    const struct memory *memory;
+    void *data;
 };
 
-/* Makes a matrix of zeros. 0, or -1 with error_set when there is no memory for it. Large matrices
- * lie on 2 MiB boundaries and ask for huge pages. */
+/* Makes a matrix of zeros. 0, or -1 with error_set when there is no memory for it. */
+int matrix_create_in(struct matrix *m, const struct memory *memory, enum matrix_layout layout,
+                     enum element element, size_t n, size_t k);
+/* In panels, in the host's memory. */
 int matrix_create(struct matrix *m, enum element element, size_t n, size_t k);
 void matrix_free(struct matrix *m);
 
@@ -35,7 +48,9 @@ void matrix_pack_rows(struct matrix *m, size_t first, size_t n_rows, const float
 /* Row `row` of W as it was rounded, f32 [k]: the embedding out of a tied head. */
 void matrix_unpack_row(const struct matrix *m, size_t row, float *out);
 
-/* y[r][j] = (accumulate ? y : 0) + sum over k of x[r][k] W[first_panel * 16 + j][k]
+/* For matrices in panels, in the host's memory:
+ *
+ * y[r][j] = (accumulate ? y : 0) + sum over k of x[r][k] W[first_panel * 16 + j][k]
  *
  * y   f32 [n_rows, n_panels * 16], row stride ldy; columns at or past n are not touched.
  * x   elements of the matrix's type [n_rows, k_padded], row stride ldx; elements past k must be

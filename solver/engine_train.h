@@ -7,13 +7,13 @@
  * Rows are tokens, as in engine.h. Unlike a forward row, a parameter's gradient sums over the rows
  * of a pass: always in row order, so its bits depend on the pass (a shard of the batch) and not on
  * the number of threads or ranks. All gradients that travel between layers are f32; what feeds a
- * product is in elements. */
+ * product is in elements. What is not said to be host memory is a tensor (engine.h). */
 #include <stddef.h>
 #include <stdint.h>
 
 #include "solver/engine.h"
 
-/* One sequence of a pass: rows[p] is the row of its token at position p, 0 <= p < n. Sequences
+/* One sequence of a pass, in host memory: rows[p] is the row of its token at position p, 0 <= p < n. Sequences
  * share rows (a common prefix); positions own .. n - 1 are this sequence's alone as queries: each
  * row is the query of exactly one sequence, while its key and value serve all whose rows[] name it.
  */
@@ -44,7 +44,7 @@ struct head_term_result {
 /* Which elements of rows of `width` a dropout leaves out, and the factor on the others.
  * Counter-based: a function of the row's key, the place's stream and the column. */
 struct dropout {
-    const uint64_t *keys; /* [n] */
+    const uint64_t *keys; /* [n], host */
     uint64_t stream;
     uint32_t limit; /* of 65536: the share that is left out */
 };
@@ -53,6 +53,14 @@ struct engine_train_ops {
     /* x elements [n, ldx] = values f32 [n, ldv]; columns width .. ldx become 0. */
     void (*to_elements)(const struct engine *e, void *x, size_t ldx, const float *values,
                         size_t ldv, size_t n, size_t width);
+
+    /* y f32 [n, ldy] = rows rows[] (host) of h f32 [.., ldh], `width` columns. */
+    void (*gather_rows)(const struct engine *e, float *y, size_t ldy, const float *h, size_t ldh,
+                        const int32_t *rows, size_t n, size_t width);
+    /* h f32 [.., ldh], rows rows[] (host; one may stand there several times) += y f32 [n, ldy], in
+     * order. */
+    void (*scatter_add_rows)(const struct engine *e, float *h, size_t ldh, const float *y,
+                             size_t ldy, const int32_t *rows, size_t n, size_t width);
 
     /* Backward of norm: dh f32 [n, ldh] += d RMSNorm(h) * weight / dh applied to dx f32 [n, ldx].
      * With y = h a w, a = (mean h^2 + eps)^-1/2: dh += a (w dx - h a^2 mean(h w dx)). */
@@ -79,7 +87,7 @@ struct engine_train_ops {
 
     /* The head's loss and its gradient to its input: dx f32 [n, lddx] from x elements [n, ldx]
      * (after the final norm), and x0, the base model's, or NULL. m is the head [vocab, width], m_t
-     * its transpose [width, vocab]. Logits live for a block of rows only. Returns -1 when out of
+     * its transpose [width, vocab]; terms and results [n] are host memory. Logits live for a block of rows only. Returns -1 when out of
      * memory. dx may be NULL (results alone). */
     int (*head_backward)(const struct engine *e, float *dx, size_t lddx, const void *x,
                          const void *x0, size_t ldx, size_t n, const struct matrix *m,
@@ -120,8 +128,8 @@ struct engine_train_ops {
 /* The CPU's table. */
 extern const struct engine_train_ops engine_train_cpu;
 
-/* t becomes the transpose of m: outputs are inputs. Rounding is m's own. 0, or -1 with error_set.
- */
+/* t becomes the transpose of m: outputs are inputs; rounding, layout and memory are m's own. For
+ * the host, while the engine is idle. 0, or -1 with error_set. */
 int matrix_transpose(struct matrix *t, const struct matrix *m, struct team *team);
 
 #endif

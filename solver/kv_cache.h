@@ -14,11 +14,12 @@
  * key's block depends on its position alone, so that chunks, shared prefixes, prefill and decoding
  * give the same bits.
  *
- * Local to a rank, host memory, not thread-safe except for reading addresses. */
+ * Local to a rank; pages in the engine's memory, the rest in the host's; not thread-safe except for reading addresses. */
 #include <stddef.h>
 #include <stdint.h>
 
 #include "solver/kernels.h"
+#include "solver/memory.h"
 
 enum { KV_PAGE = 64, KV_SLAB_PAGES = 16 };
 
@@ -31,6 +32,7 @@ static inline enum element kv_form_element(enum kv_form form)
 
 struct kv_cache {
     enum kv_form form;
+    const struct memory *memory; /* of the slabs */
     enum element element; /* the form's */
     size_t n_layers, n_kv_heads, head_dim;
     size_t key_k;         /* head_dim padded to KERNEL_K_STEP: K of the key panels */
@@ -47,8 +49,8 @@ struct kv_cache {
     int32_t *writers; /* attention's: per page, the run of its batch that writes there; -1 */
 };
 
-int kv_cache_create(struct kv_cache *cache, enum kv_form form, size_t n_layers, size_t n_kv_heads,
-                    size_t head_dim);
+int kv_cache_create(struct kv_cache *cache, const struct memory *memory, enum kv_form form,
+                    size_t n_layers, size_t n_kv_heads, size_t head_dim);
 void kv_cache_free(struct kv_cache *cache);
 
 /* A page with one reference; -1 with error_set when out of memory. Its contents are unspecified
