@@ -283,8 +283,8 @@ static __global__ void drop_kernel(void *y, size_t ldy, const void *x, size_t ld
     for (size_t r = blockIdx.y; r < n; r += gridDim.y) {
         float value = 0;
         if (c < width)
-            value = element_get((const T *)x + r * ldx + c) *
-                    dropout_factor(keys[r], stream, limit, c);
+            value =
+                element_get((const T *)x + r * ldx + c) * dropout_factor(keys[r], stream, limit, c);
         element_put((T *)y + r * ldy + c, value);
     }
 }
@@ -309,8 +309,8 @@ static __global__ void add_dropped_kernel(float *dx, size_t lddx, const float *t
     if (c >= width)
         return;
     for (size_t r = blockIdx.y; r < n; r += gridDim.y)
-        dx[r * lddx + c] = __fmaf_rn(t[r * ldt + c], dropout_factor(keys[r], stream, limit, c),
-                                     dx[r * lddx + c]);
+        dx[r * lddx + c] =
+            __fmaf_rn(t[r * ldt + c], dropout_factor(keys[r], stream, limit, c), dx[r * lddx + c]);
 }
 
 static void cuda_add_dropped(const struct engine *e, float *dx, size_t lddx, const float *t,
@@ -335,8 +335,7 @@ static __global__ void multiply_parts_kernel(float *parts, const float *h, size_
     const size_t c = column_here();
     if (c >= width)
         return;
-    for (size_t first = blockIdx.y * SUM_ROWS; first < n;
-         first += gridDim.y * SUM_ROWS) {
+    for (size_t first = blockIdx.y * SUM_ROWS; first < n; first += gridDim.y * SUM_ROWS) {
         const size_t end = n - first < SUM_ROWS ? n : first + SUM_ROWS;
         float sum = 0;
         for (size_t r = first; r < end; r++)

@@ -42,8 +42,8 @@ struct pass {
     const float *qkv, *dout;
     float *dqkv;
     size_t ldqkv, ldo, lddqkv;
-    float *q, *g;     /* [n_rows, n_heads, width]: queries, gradients of the outputs */
-    float *k, *v;     /* [n_rows, n_kv_heads, width] */
+    float *q, *g;      /* [n_rows, n_heads, width]: queries, gradients of the outputs */
+    float *k, *v;      /* [n_rows, n_kv_heads, width] */
     struct sums *sums; /* [n_rows, n_heads] */
     /* of the plan, on the device */
     const struct plan_span *spans;
@@ -111,8 +111,8 @@ static __global__ void pack_kernel(const struct pass p)
             copy_head(p, p.g + (row * nq + h - nq) * p.width, p.dout + row * p.ldo + (h - nq) * d,
                       false);
         else if (h < 2 * nq + nk)
-            rotate(p, p.k + (row * nk + h - 2 * nq) * p.width,
-                   in + p.a.k_offset + (h - 2 * nq) * d, p.a.k_norm, position, true);
+            rotate(p, p.k + (row * nk + h - 2 * nq) * p.width, in + p.a.k_offset + (h - 2 * nq) * d,
+                   p.a.k_norm, position, true);
         else
             copy_head(p, p.v + (row * nk + h - 2 * nq - nk) * p.width,
                       in + p.a.v_offset + (h - 2 * nq - nk) * d, true);
@@ -120,8 +120,8 @@ static __global__ void pack_kernel(const struct pass p)
 }
 
 /* One head's gradient back through the rotation and the norm, in place. */
-static __device__ void unrotate(const struct pass &p, float *dx, const float *in,
-                                const float *norm, size_t position)
+static __device__ void unrotate(const struct pass &p, float *dx, const float *in, const float *norm,
+                                size_t position)
 {
     const size_t d = p.a.head_dim, half = d / 2;
     const float *cosines = p.a.rope_cos + position * half, *sines = p.a.rope_sin + position * half;
@@ -197,13 +197,10 @@ static __device__ void load_tile(float *tile, const float *packed, size_t width,
 /* c [4, 4] += a^T b, for n rows of a and b, of which this thread's columns begin at a and b */
 static __device__ void multiply_tile(float c[MINE][MINE], const float *a, const float *b, int n)
 {
-#pragma unroll 8
     for (int k = 0; k < n; k++) {
         const struct four x = *(const struct four *)(a + k * LD);
         const struct four y = *(const struct four *)(b + k * LD);
-#pragma unroll
         for (int i = 0; i < MINE; i++)
-#pragma unroll
             for (int j = 0; j < MINE; j++)
                 c[i][j] = __fmaf_rn(x.v[i], y.v[j], c[i][j]);
     }
@@ -211,9 +208,7 @@ static __device__ void multiply_tile(float c[MINE][MINE], const float *a, const 
 
 static __device__ void clear(float c[MINE][MINE])
 {
-#pragma unroll
     for (int i = 0; i < MINE; i++)
-#pragma unroll
         for (int j = 0; j < MINE; j++)
             c[i][j] = 0;
 }
@@ -320,7 +315,8 @@ static __device__ void name_keys(const struct pass &p, struct tiles &t,
 
 /* N: tiles of head_dim. */
 template <int N>
-static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1) queries_kernel(const struct pass p)
+static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1)
+    queries_kernel(const struct pass p)
 {
     __shared__ struct tiles t;
     const struct plan_queries tile = p.query_tiles[blockIdx.x];
@@ -343,14 +339,11 @@ static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1) queries_kernel
         __syncthreads();
         name_keys(p, t, span, key, end);
         multiply_scores(p, t, s, dp);
-#pragma unroll
         for (int i = 0; i < MINE; i++)
-#pragma unroll
             for (int j = 0; j < MINE; j++)
                 if (sees(p, t, y + i, x + j))
                     add_score(&running[i], p.a.scale * s[i][j], dp[i][j]);
     }
-#pragma unroll
     for (int i = 0; i < MINE; i++) {
         sums[i] = whole_row(running[i]);
         if (x == 0 && t.query_row[y + i] >= 0)
@@ -364,16 +357,12 @@ static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1) queries_kernel
         name_keys(p, t, span, key, end);
         multiply_scores(p, t, s, dp);
         __syncthreads();
-#pragma unroll
         for (int i = 0; i < MINE; i++)
-#pragma unroll
             for (int j = 0; j < MINE; j++) {
                 const float w = expf(p.a.scale * s[i][j] - sums[i].max) * sums[i].inverse;
-                ds[(x + j) * LD + y + i] = sees(p, t, y + i, x + j)
-                                               ? w * (dp[i][j] - sums[i].mean) * p.a.scale
-                                               : 0;
+                ds[(x + j) * LD + y + i] =
+                    sees(p, t, y + i, x + j) ? w * (dp[i][j] - sums[i].mean) * p.a.scale : 0;
             }
-#pragma unroll
         for (int n = 0; n < N; n++) {
             __syncthreads();
             load_tile(k, p.k, p.width, t.key_row, (size_t)(n * TILE));
@@ -387,9 +376,7 @@ static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1) queries_kernel
             continue;
         const size_t row = (size_t)at / p.a.n_heads, head = (size_t)at % p.a.n_heads;
         float *to = p.dqkv + row * p.lddqkv + p.a.q_offset + head * p.a.head_dim;
-#pragma unroll
         for (int n = 0; n < N; n++)
-#pragma unroll
             for (int j = 0; j < MINE; j++)
                 if ((size_t)(n * TILE + x + j) < p.a.head_dim)
                     to[n * TILE + x + j] = dq[n][i][j];
@@ -428,9 +415,7 @@ static __device__ void add_share(const struct pass &p, const struct tiles &t, si
             continue;
         const size_t row = (size_t)at / p.a.n_kv_heads;
         float *to = p.dqkv + row * p.lddqkv + offset + blockIdx.y * p.a.head_dim;
-#pragma unroll
         for (int n = 0; n < N; n++)
-#pragma unroll
             for (int j = 0; j < MINE; j++)
                 if ((size_t)(n * TILE + x + j) < p.a.head_dim)
                     to[n * TILE + x + j] += share[n][i][j];
@@ -446,12 +431,9 @@ static __device__ void multiply_share(const struct pass &p, struct tiles &t,
     const int y = (int)threadIdx.x / SIDE * MINE, x = (int)threadIdx.x % SIDE * MINE;
     float *weights = t.memory, *rows = weights + TILE * LD;
     __syncthreads();
-#pragma unroll
     for (int i = 0; i < MINE; i++)
-#pragma unroll
         for (int j = 0; j < MINE; j++)
             weights[(y + i) * LD + x + j] = w[i][j];
-#pragma unroll
     for (int n = 0; n < N; n++) {
         __syncthreads();
         load_tile(rows, packed, p.width, t.query_row, (size_t)(n * TILE));
@@ -481,7 +463,6 @@ static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1) keys_kernel(co
 
         __syncthreads();
         name_shared_keys(p, t, tile, own, span);
-#pragma unroll
         for (int n = 0; n < N; n++) {
             clear(dk[n]);
             clear(dv[n]);
@@ -490,12 +471,10 @@ static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1) keys_kernel(co
             __syncthreads();
             name_queries(p, t, span, q);
             multiply_scores(p, t, s, dp);
-#pragma unroll
             for (int i = 0; i < MINE; i++) {
                 struct sums sums = {0, 0, 0};
                 if (t.query_row[y + i] >= 0)
                     sums = p.sums[t.query_row[y + i]];
-#pragma unroll
                 for (int j = 0; j < MINE; j++) {
                     const bool seen = sees(p, t, y + i, x + j);
                     const float w = expf(p.a.scale * s[i][j] - sums.max) * sums.inverse;
@@ -552,8 +531,8 @@ static int take_room(const struct engine *e, struct pass *p)
 {
     const size_t n_q = p->n_rows * p->a.n_heads, n_kv = p->n_rows * p->a.n_kv_heads;
     const size_t floats = 2 * (n_q + n_kv) * p->width;
-    float *room = (float *)cuda_scratch(e, CUDA_SLOT_BACKWARD,
-                                        floats * sizeof *room + n_q * sizeof *p->sums);
+    float *room =
+        (float *)cuda_scratch(e, CUDA_SLOT_BACKWARD, floats * sizeof *room + n_q * sizeof *p->sums);
     if (!room)
         return -1;
     p->q = room;
