@@ -7,6 +7,7 @@
 #include "model/checkpoint.h"
 #include "solver/cpu.h"
 #include "solver/kernels.h"
+#include "solver/memory.h"
 
 struct model_options {
     enum element element; /* weights and product inputs: f32 (the exact mode) or bf16 */
@@ -29,6 +30,8 @@ struct model *model_load_merged(const struct checkpoint *ck, const struct model_
 
 const struct model_config *model_get_config(const struct model *model);
 const struct model_options *model_get_options(const struct model *model);
+/* The memory of its engine: of logits, say, that pass_head() fills and the host then reads. */
+const struct memory *model_memory(const struct model *model);
 size_t model_n_parameters(const struct model *model);
 
 struct adapter;
