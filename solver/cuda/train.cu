@@ -8,7 +8,6 @@
 static const size_t SUM_ROWS = 64;     /* rows of one chain of multiply_sum, as on the CPU */
 static const size_t OUTER_ROWS = 2048; /* rows of one product of outer_sum */
 static const unsigned TRANSPOSE = 32;  /* a side of what a block transposes */
-static const unsigned ROW_THREADS = 256;
 
 /* A launch of kernel<float> or kernel<bf16>, whichever the engine's elements are. */
 #define LAUNCH_ELEMENTS(e, kernel, grid, block, ...)                                               \
@@ -33,7 +32,7 @@ static __global__ void elements_kernel(void *x, size_t ldx, const float *values,
         float value = 0;
         if (c < width)
             value = by ? values[r * ldv + c] * by[c] : values[r * ldv + c];
-        element_put((T *)x + r * ldx + c, value);
+        store_element((T *)x + r * ldx + c, value);
     }
 }
 
@@ -61,7 +60,7 @@ static __global__ void floats_kernel(float *values, size_t ldv, const void *x, s
     if (c >= width)
         return;
     for (size_t r = blockIdx.y; r < n; r += gridDim.y)
-        values[r * ldv + c] = element_get((const T *)x + r * ldx + c);
+        values[r * ldv + c] = to_float(((const T *)x)[r * ldx + c]);
 }
 
 static void cuda_to_floats(const struct engine *e, float *values, size_t ldv, const void *x,
@@ -202,7 +201,7 @@ static __global__ void norm_backward_kernel(float *dh, size_t lddh, const float 
                                             const float *h, size_t ldh, const float *weight,
                                             size_t width, float eps)
 {
-    __shared__ float parts[ROW_THREADS / WARP];
+    __shared__ float parts[2][GPU_BLOCK / GPU_WARP];
     const size_t row = blockIdx.x;
     float squares = 0, along = 0;
     dh += row * lddh;
@@ -212,8 +211,8 @@ static __global__ void norm_backward_kernel(float *dh, size_t lddh, const float 
         squares += h[i] * h[i];
         along += h[i] * weight[i] * dx[i];
     }
-    squares = block_sum(squares, parts);
-    along = block_sum(along, parts);
+    squares = block_sum(squares, parts[0]);
+    along = block_sum(along, parts[1]);
     const float a = 1.0f / sqrtf(squares / (float)width + eps);
     const float c = a * a * (along / (float)width);
     for (size_t i = threadIdx.x; i < width; i += blockDim.x)
@@ -226,8 +225,8 @@ static void cuda_norm_backward(const struct engine *e, float *dh, size_t lddh, c
 {
     if (n == 0)
         return;
-    GPU_LAUNCH(norm_backward_kernel, (unsigned)n, ROW_THREADS, 0, cuda_device_of(e)->stream, dh,
-               lddh, dx, ldx, h, ldh, weight, width, eps);
+    GPU_LAUNCH(norm_backward_kernel, (unsigned)n, GPU_BLOCK, 0, cuda_device_of(e)->stream, dh, lddh,
+               dx, ldx, h, ldh, weight, width, eps);
     cuda_launched(e, "the gradient of a norm");
 }
 
@@ -244,11 +243,11 @@ static __global__ void swiglu_backward_kernel(void *dgate_up, size_t ldd, const 
         T *to = (T *)dgate_up + r * ldd;
         if (c < width) {
             const float gate = gate_up[r * ldg + c], up = gate_up[r * ldg + up_offset + c];
-            const float d = dx[r * ldx + c], s = 1.0f / (1.0f + expf(-gate));
-            element_put(to + c, d * up * (s * __fmaf_rn(gate, 1.0f - s, 1.0f)));
-            element_put(to + up_offset + c, d * (gate * s));
+            const float d = dx[r * ldx + c], s = 1.0f / (1.0f + gpu_exp(-gate));
+            store_element(to + c, d * up * (s * __fmaf_rn(gate, 1.0f - s, 1.0f)));
+            store_element(to + up_offset + c, d * (gate * s));
         } else if (c < up_offset || c >= up_offset + width) {
-            element_put(to + c, 0);
+            store_element(to + c, 0);
         }
     }
 }
@@ -284,8 +283,8 @@ static __global__ void drop_kernel(void *y, size_t ldy, const void *x, size_t ld
         float value = 0;
         if (c < width)
             value =
-                element_get((const T *)x + r * ldx + c) * dropout_factor(keys[r], stream, limit, c);
-        element_put((T *)y + r * ldy + c, value);
+                to_float(((const T *)x)[r * ldx + c]) * dropout_factor(keys[r], stream, limit, c);
+        store_element((T *)y + r * ldy + c, value);
     }
 }
 
@@ -386,13 +385,13 @@ static __global__ void transpose_kernel(void *to, size_t ldt, size_t n_to, const
     for (size_t i = threadIdx.y; i < TRANSPOSE; i += blockDim.y) {
         const size_t r = r0 + i, c = c0 + threadIdx.x;
         tile[i][threadIdx.x] =
-            r < n && c < n_columns ? element_get((const T *)from + r * ldf + c) : 0;
+            r < n && c < n_columns ? to_float(((const T *)from)[r * ldf + c]) : 0;
     }
     __syncthreads();
     for (size_t i = threadIdx.y; i < TRANSPOSE; i += blockDim.y) {
         const size_t c = c0 + i, r = r0 + threadIdx.x;
         if (c < n_to && r < ldt)
-            element_put((T *)to + c * ldt + r, tile[threadIdx.x][i]);
+            store_element((T *)to + c * ldt + r, tile[threadIdx.x][i]);
     }
 }
 

@@ -63,7 +63,7 @@ struct sums {
 static __device__ float norm_factor(const float *x, size_t d, float eps)
 {
     float squares = 0;
-    for (size_t i = threadIdx.x % WARP; i < d; i += WARP)
+    for (size_t i = threadIdx.x % GPU_WARP; i < d; i += GPU_WARP)
         squares += x[i] * x[i];
     return 1.0f / sqrtf(warp_sum(squares) / (float)d + eps);
 }
@@ -80,20 +80,20 @@ static __device__ void rotate(const struct pass &p, float *to, const float *in, 
     const size_t d = p.a.head_dim, half = d / 2;
     const float *cosines = p.a.rope_cos + position * half, *sines = p.a.rope_sin + position * half;
     const float a = norm ? norm_factor(in, d, p.a.norm_eps) : 1;
-    for (size_t i = threadIdx.x % WARP; i < half; i += WARP) {
+    for (size_t i = threadIdx.x % GPU_WARP; i < half; i += GPU_WARP) {
         const float x1 = norm ? in[i] * a * norm[i] : in[i];
         const float x2 = norm ? in[i + half] * a * norm[i + half] : in[i + half];
         const float y1 = x1 * cosines[i] - x2 * sines[i], y2 = x2 * cosines[i] + x1 * sines[i];
         to[i] = key ? as_cached(p, y1) : y1;
         to[i + half] = key ? as_cached(p, y2) : y2;
     }
-    for (size_t i = d + threadIdx.x % WARP; i < p.width; i += WARP)
+    for (size_t i = d + threadIdx.x % GPU_WARP; i < p.width; i += GPU_WARP)
         to[i] = 0;
 }
 
 static __device__ void copy_head(const struct pass &p, float *to, const float *in, bool value)
 {
-    for (size_t i = threadIdx.x % WARP; i < p.width; i += WARP)
+    for (size_t i = threadIdx.x % GPU_WARP; i < p.width; i += GPU_WARP)
         to[i] = i >= p.a.head_dim ? 0 : value ? as_cached(p, in[i]) : in[i];
 }
 
@@ -103,7 +103,7 @@ static __global__ void pack_kernel(const struct pass p)
     const size_t row = blockIdx.x, nq = p.a.n_heads, nk = p.a.n_kv_heads, d = p.a.head_dim;
     const size_t position = (size_t)p.positions[row];
     const float *in = p.qkv + row * p.ldqkv;
-    for (size_t h = threadIdx.x / WARP; h < 2 * (nq + nk); h += blockDim.x / WARP) {
+    for (size_t h = threadIdx.x / GPU_WARP; h < 2 * (nq + nk); h += blockDim.x / GPU_WARP) {
         if (h < nq)
             rotate(p, p.q + (row * nq + h) * p.width, in + p.a.q_offset + h * d, p.a.q_norm,
                    position, false);
@@ -126,7 +126,7 @@ static __device__ void unrotate(const struct pass &p, float *dx, const float *in
     const size_t d = p.a.head_dim, half = d / 2;
     const float *cosines = p.a.rope_cos + position * half, *sines = p.a.rope_sin + position * half;
     float along = 0;
-    for (size_t i = threadIdx.x % WARP; i < half; i += WARP) {
+    for (size_t i = threadIdx.x % GPU_WARP; i < half; i += GPU_WARP) {
         const float y1 = dx[i], y2 = dx[i + half];
         dx[i] = y1 * cosines[i] + y2 * sines[i];
         dx[i + half] = y2 * cosines[i] - y1 * sines[i];
@@ -136,7 +136,7 @@ static __device__ void unrotate(const struct pass &p, float *dx, const float *in
     if (!norm)
         return;
     const float a = norm_factor(in, d, p.a.norm_eps), c = a * a * (warp_sum(along) / (float)d);
-    for (size_t i = threadIdx.x % WARP; i < half; i += WARP) {
+    for (size_t i = threadIdx.x % GPU_WARP; i < half; i += GPU_WARP) {
         dx[i] = a * __fmaf_rn(-in[i], c, norm[i] * dx[i]);
         dx[i + half] = a * __fmaf_rn(-in[i + half], c, norm[i + half] * dx[i + half]);
     }
@@ -148,7 +148,7 @@ static __global__ void unrotate_kernel(const struct pass p)
     const size_t position = (size_t)p.positions[row];
     const float *in = p.qkv + row * p.ldqkv;
     float *dx = p.dqkv + row * p.lddqkv;
-    for (size_t h = threadIdx.x / WARP; h < nq + nk; h += blockDim.x / WARP) {
+    for (size_t h = threadIdx.x / GPU_WARP; h < nq + nk; h += blockDim.x / GPU_WARP) {
         const bool query = h < nq;
         const size_t at = query ? p.a.q_offset + h * d : p.a.k_offset + (h - nq) * d;
         unrotate(p, dx + at, in + at, query ? p.a.q_norm : p.a.k_norm, position);
@@ -267,12 +267,12 @@ struct running {
 static __device__ void add_score(struct running *r, float score, float dp)
 {
     if (score > r->max) {
-        const float c = expf(r->max - score);
+        const float c = gpu_exp(r->max - score);
         r->sum = __fmaf_rn(r->sum, c, 1.0f);
         r->weighted = __fmaf_rn(r->weighted, c, dp);
         r->max = score;
     } else {
-        const float w = expf(score - r->max);
+        const float w = gpu_exp(score - r->max);
         r->sum += w;
         r->weighted = __fmaf_rn(w, dp, r->weighted);
     }
@@ -284,7 +284,7 @@ static __device__ struct sums whole_row(struct running r)
     float max = r.max;
     for (int step = SIDE / 2; step > 0; step /= 2)
         max = fmaxf(max, __shfl_xor_sync(ALL_LANES, max, step));
-    const float c = r.max > -INFINITY ? expf(r.max - max) : 0;
+    const float c = r.max > -INFINITY ? gpu_exp(r.max - max) : 0;
     float sum = r.sum * c, weighted = r.weighted * c;
     for (int step = SIDE / 2; step > 0; step /= 2) {
         sum += __shfl_xor_sync(ALL_LANES, sum, step);
@@ -359,7 +359,7 @@ static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1)
         __syncthreads();
         for (int i = 0; i < MINE; i++)
             for (int j = 0; j < MINE; j++) {
-                const float w = expf(p.a.scale * s[i][j] - sums[i].max) * sums[i].inverse;
+                const float w = gpu_exp(p.a.scale * s[i][j] - sums[i].max) * sums[i].inverse;
                 ds[(x + j) * LD + y + i] =
                     sees(p, t, y + i, x + j) ? w * (dp[i][j] - sums[i].mean) * p.a.scale : 0;
             }
@@ -477,7 +477,7 @@ static __global__ void __launch_bounds__(THREADS, N <= 2 ? 2 : 1) keys_kernel(co
                     sums = p.sums[t.query_row[y + i]];
                 for (int j = 0; j < MINE; j++) {
                     const bool seen = sees(p, t, y + i, x + j);
-                    const float w = expf(p.a.scale * s[i][j] - sums.max) * sums.inverse;
+                    const float w = gpu_exp(p.a.scale * s[i][j] - sums.max) * sums.inverse;
                     s[i][j] = seen ? w : 0;
                     dp[i][j] = seen ? w * (dp[i][j] - sums.mean) * p.a.scale : 0;
                 }

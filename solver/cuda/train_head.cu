@@ -17,7 +17,7 @@
 #include "solver/cuda/train_internal.h"
 
 static const size_t HEAD_ROWS = 512, HEAD_CHUNK = 1024;
-static const unsigned HEAD_THREADS = 256, ROWS_THREADS = 32;
+static const unsigned ROWS_THREADS = 32;
 /* Above this, KL is the plain sum of p d. */
 static const double KL_PLAIN = 0.01;
 
@@ -54,70 +54,75 @@ struct head_block {
 
 /* ---- a chunk --------------------------------------------------------------------------------- */
 
-static __device__ float block_max(float x, float *parts)
+enum { WARPS = GPU_BLOCK / GPU_WARP };
+
+/* A block's shared memory for the parts of its warps; each is free again after the next barrier. */
+struct shared_parts {
+    float max[WARPS], sum[WARPS], moment[WARPS];
+    int least[WARPS];
+};
+
+static __device__ float block_max(float x, float *shared)
 {
-    for (int step = (int)WARP / 2; step > 0; step /= 2)
-        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, step));
-    __syncthreads(); /* parts may still be read */
-    if (threadIdx.x % WARP == 0)
-        parts[threadIdx.x / WARP] = x;
+    x = warp_max(x);
+    if (threadIdx.x % GPU_WARP == 0)
+        shared[threadIdx.x / GPU_WARP] = x;
     __syncthreads();
-    for (unsigned i = 0; i < blockDim.x / WARP; i++)
-        x = fmaxf(x, parts[i]);
+    for (int w = 0; w < WARPS; w++)
+        x = shared[w] > x ? shared[w] : x;
     return x;
 }
 
-static __device__ int block_least(int x, int *parts)
+static __device__ int block_least(int x, int *shared)
 {
-    for (int step = (int)WARP / 2; step > 0; step /= 2)
-        x = min(x, __shfl_xor_sync(ALL_LANES, x, step));
+    for (int bits = GPU_WARP / 2; bits > 0; bits /= 2)
+        x = min(x, __shfl_xor_sync(ALL_LANES, x, bits));
+    if (threadIdx.x % GPU_WARP == 0)
+        shared[threadIdx.x / GPU_WARP] = x;
     __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        parts[threadIdx.x / WARP] = x;
-    __syncthreads();
-    for (unsigned i = 0; i < blockDim.x / WARP; i++)
-        x = min(x, parts[i]);
+    for (int w = 0; w < WARPS; w++)
+        x = min(x, shared[w]);
     return x;
 }
 
-/* The part of columns first .. end of a row, to be written by thread 0. */
-static __device__ struct part make_part(const float *logits, size_t first, size_t end)
+/* The part of columns first .. end of a row, in every thread. */
+static __device__ struct part make_part(const float *logits, size_t first, size_t end,
+                                        struct shared_parts *shared)
 {
-    __shared__ float floats[HEAD_THREADS / WARP];
-    __shared__ int ints[HEAD_THREADS / WARP];
     struct part part = {-INFINITY, 0, 0, INT_MAX};
     for (size_t c = first + threadIdx.x; c < end; c += blockDim.x)
-        part.max = fmaxf(part.max, logits[c]);
-    part.max = block_max(part.max, floats);
+        part.max = logits[c] > part.max ? logits[c] : part.max;
+    part.max = block_max(part.max, shared->max);
     for (size_t c = first + threadIdx.x; c < end; c += blockDim.x) {
-        const float below = logits[c] - part.max, e = expf(below);
+        const float below = logits[c] - part.max, e = gpu_exp(below);
         part.sum += e;
         part.moment += e * below;
         if (logits[c] == part.max && part.argmax == INT_MAX)
             part.argmax = (int)c;
     }
-    part.argmax = block_least(part.argmax, ints);
+    part.argmax = block_least(part.argmax, shared->least);
     if (part.argmax == INT_MAX)
         part.argmax = (int)first;
-    part.sum = block_sum(part.sum, floats);
-    part.moment = block_sum(part.moment, floats);
+    part.sum = block_sum(part.sum, shared->sum);
+    part.moment = block_sum(part.moment, shared->moment);
     return part;
 }
 
 /* Block (chunk, row). */
 static __global__ void parts_kernel(const struct head_block b)
 {
+    __shared__ struct shared_parts shared;
     const size_t row = blockIdx.y, at = row * b.n_chunks + blockIdx.x;
     const size_t first = blockIdx.x * HEAD_CHUNK;
     const size_t end = b.n - first < HEAD_CHUNK ? b.n : first + HEAD_CHUNK;
     const float *logits = b.logits + row * b.ldl;
-    const struct part part = make_part(logits, first, end);
+    const struct part part = make_part(logits, first, end, &shared);
     if (threadIdx.x == 0)
         b.parts[at] = part;
     if (!b.base)
         return;
     float *base = b.base + row * b.ldl;
-    const struct part part0 = make_part(base, first, end);
+    const struct part part0 = make_part(base, first, end, &shared);
     if (threadIdx.x == 0)
         b.parts0[at] = part0;
     __syncthreads();
@@ -226,10 +231,24 @@ static __device__ double excess0_near(double d)
     return d * d * (1.0 / 2 - d * (1.0 / 3 - d * (1.0 / 8 - d * (1.0 / 30 - d / 144))));
 }
 
+/* As block_sum of element.h. */
+static __device__ double block_sum_f64(double x, double *shared)
+{
+    for (int bits = GPU_WARP / 2; bits > 0; bits /= 2)
+        x += __shfl_xor_sync(ALL_LANES, x, bits);
+    if (threadIdx.x % GPU_WARP == 0)
+        shared[threadIdx.x / GPU_WARP] = x;
+    __syncthreads();
+    double sum = 0;
+    for (int w = 0; w < WARPS; w++)
+        sum += shared[w];
+    return sum;
+}
+
 /* Block (chunk, row): its sums of ratios. */
 static __global__ void ratios_kernel(const struct head_block b)
 {
-    __shared__ double doubles[HEAD_THREADS / WARP];
+    __shared__ double shared[4][WARPS];
     const size_t row = blockIdx.y, first = blockIdx.x * HEAD_CHUNK;
     const size_t end = b.n - first < HEAD_CHUNK ? b.n : first + HEAD_CHUNK;
     const float *logits = b.logits + row * b.ldl, *base = b.base + row * b.ldl;
@@ -238,16 +257,17 @@ static __global__ void ratios_kernel(const struct head_block b)
 
     for (size_t c = first + threadIdx.x; c < end; c += blockDim.x) {
         const float below = logits[c] - max, ratio = base[c] - shift;
-        const double e = (double)expf(below), e0 = (double)expf(below - ratio), d = (double)ratio;
+        const double e = (double)gpu_exp(below), e0 = (double)gpu_exp(below - ratio),
+                     d = (double)ratio;
         sum.kl += e * d;
         sum.kl_excess += fabs(d) < 0.5 ? e * excess_near(d) : e * (d - 1) + e0;
         sum.kl0 -= e0 * d;
         sum.kl0_excess += fabs(d) < 0.05 ? e * excess0_near(d) : e - e0 * (1 + d);
     }
-    sum.kl = block_sum(sum.kl, doubles);
-    sum.kl_excess = block_sum(sum.kl_excess, doubles);
-    sum.kl0 = block_sum(sum.kl0, doubles);
-    sum.kl0_excess = block_sum(sum.kl0_excess, doubles);
+    sum.kl = block_sum_f64(sum.kl, shared[0]);
+    sum.kl_excess = block_sum_f64(sum.kl_excess, shared[1]);
+    sum.kl0 = block_sum_f64(sum.kl0, shared[2]);
+    sum.kl0_excess = block_sum_f64(sum.kl0_excess, shared[3]);
     if (threadIdx.x == 0)
         b.ratios[row * b.n_chunks + blockIdx.x] = sum;
 }
@@ -255,7 +275,7 @@ static __global__ void ratios_kernel(const struct head_block b)
 /* p - p0 times the row's sum, for small d without cancellation */
 static __device__ float difference(float e, float below, float d)
 {
-    return fabsf(d) < 0.5f ? -e * expm1f(-d) : e - expf(below - d);
+    return fabsf(d) < 0.5f ? -e * expm1f(-d) : e - gpu_exp(below - d);
 }
 
 static __device__ float target_gradient(const struct head_term *term, const struct head_row *row,
@@ -280,7 +300,7 @@ static __global__ void gradient_kernel(const struct head_block b, void *gradient
         const struct head_term term = b.terms[r];
         const struct head_row row = b.rows[r];
         const double weight = term.target >= 0 ? (double)term.weight : 0;
-        const float below = b.logits[r * b.ldl + c] - row.max, e = expf(below);
+        const float below = b.logits[r * b.ldl + c] - row.max, e = gpu_exp(below);
         float d = 0, apart = 0;
         if (b.base) {
             d = b.base[r * b.ldl + c] - row.shift;
@@ -295,7 +315,7 @@ static __global__ void gradient_kernel(const struct head_block b, void *gradient
         if ((long long)c == term.target)
             value = target_gradient(&term, &row, b.base != nullptr, apart, d);
     }
-    element_put((T *)gradient + r * ldg + c, value);
+    store_element((T *)gradient + r * ldg + c, value);
 }
 
 /* ---- the call -------------------------------------------------------------------------------- */
@@ -345,10 +365,10 @@ static void run_block(const struct engine *e, const struct head_block &b, void *
     const dim3 chunks((unsigned)b.n_chunks, (unsigned)b.n_rows);
     const unsigned rows = (unsigned)((b.n_rows + ROWS_THREADS - 1) / ROWS_THREADS);
 
-    GPU_LAUNCH(parts_kernel, chunks, HEAD_THREADS, 0, stream, b);
+    GPU_LAUNCH(parts_kernel, chunks, GPU_BLOCK, 0, stream, b);
     GPU_LAUNCH(rows_kernel, rows, ROWS_THREADS, 0, stream, b);
     if (b.base) {
-        GPU_LAUNCH(ratios_kernel, chunks, HEAD_THREADS, 0, stream, b);
+        GPU_LAUNCH(ratios_kernel, chunks, GPU_BLOCK, 0, stream, b);
         GPU_LAUNCH(divergences_kernel, rows, ROWS_THREADS, 0, stream, b);
     }
     if (gradient && e->element == ELEMENT_F32)
