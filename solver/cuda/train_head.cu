@@ -135,7 +135,8 @@ static __global__ void parts_kernel(const struct head_block b)
 
 /* ---- a row ----------------------------------------------------------------------------------- */
 
-/* The row's largest logit, where, and the sum over the chunks of exp(logit - max). */
+/* The row's largest logit, where, and the sum over the chunks of exp(logit - max): head.cu's bits,
+ * so that a token's log-probability is the one that it was drawn with. */
 static __device__ double parts_sum(const struct part *parts, size_t n, float *max, int *argmax)
 {
     double sum = 0;
@@ -147,7 +148,7 @@ static __device__ double parts_sum(const struct part *parts, size_t n, float *ma
             *argmax = parts[i].argmax;
         }
     for (size_t i = 0; i < n; i++)
-        sum += (double)parts[i].sum * exp((double)parts[i].max - (double)*max);
+        sum += (double)parts[i].sum * (double)gpu_exp(parts[i].max - *max);
     return sum;
 }
 
