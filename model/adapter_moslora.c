@@ -371,7 +371,7 @@ static const struct adapter_ops moslora_inference_ops = {
     .free = moslora_free,
 };
 
-static int make_site(struct moslora_site *s, const struct moslora *m, enum element element)
+static int make_site(struct moslora_site *s, const struct moslora *m, const struct engine *e)
 {
     const size_t each = s->r * s->r + s->r;
 
@@ -382,11 +382,11 @@ static int make_site(struct moslora_site *s, const struct moslora *m, enum eleme
         s->terms[i].gram = s->numbers + i * each;
         s->terms[i].b_point = s->terms[i].gram + s->r * s->r;
     }
-    if (matrix_create(&s->in, element, s->n_h, s->n_in) != 0 ||
-        matrix_create(&s->out, element, s->n_out, s->n_u) != 0)
+    if (engine_matrix_create(e, &s->in, s->n_h, s->n_in) != 0 ||
+        engine_matrix_create(e, &s->out, s->n_out, s->n_u) != 0)
         return -1;
-    if (m->with_backward && (matrix_create(&s->in_t, element, s->n_in, s->n_h) != 0 ||
-                             matrix_create(&s->out_t, element, s->n_u, s->n_out) != 0))
+    if (m->with_backward && (engine_matrix_create(e, &s->in_t, s->n_in, s->n_h) != 0 ||
+                             engine_matrix_create(e, &s->out_t, s->n_u, s->n_out) != 0))
         return -1;
     return 0;
 }
@@ -408,7 +408,7 @@ static int make_sites(struct adapter *adapter, struct moslora *m, const struct m
         site->first_parameter = adapter->n_parameters;
         place_site(s, m, router_site(adapter, m, i) == i, &adapter->n_parameters);
         site->n_parameters = adapter->n_parameters - site->first_parameter;
-        if (make_site(s, m, model->options.element) != 0)
+        if (make_site(s, m, &model->engine) != 0)
             return -1;
         m->n_experts = s->n_experts;
         const size_t in = s->n_h * s->n_in, out = s->n_u * s->n_out;

@@ -135,6 +135,7 @@ static void long_token(const struct moslora_job *j, size_t row)
             j->e->math->to_bf16((uint16_t *)j->w.row + i, values, room);
     }
     j->e->ops->product(j->e, h, moslora_ld_h(j->s), j->w.row, j->w.ldx, 1, &j->s->in, NULL, false);
+    j->e->ops->wait(j->e);
     for (size_t i = 0; i < j->s->n_h; i++)
         h[i] = (float)fmax(-1e37, fmin(1e37, ldexp((double)h[i], power)));
 }
@@ -272,10 +273,12 @@ void moslora_forward(const struct adapter *adapter, size_t site, const struct ad
     if (!call->parameters)
         return;
     moslora_take_tokens(&j, call);
+    j.e->ops->wait(j.e); /* rows are the host's work, on any device */
     if (!call->same_input)
         team_ranges(j.e->team, norm_rows, &j, n, 8);
     j.h = call->saved ? call->saved : j.w.h;
     j.e->ops->product(j.e, j.h, ld, j.x, j.ldx, n, &j.s->in, NULL, false);
+    j.e->ops->wait(j.e);
     for (size_t r = 0; r < n; r++)
         if (!(j.w.norms[r * j.m->n_norms] <= LONG_TOKEN))
             long_token(&j, r);
