@@ -39,6 +39,9 @@ static __global__ void elements_kernel(void *x, size_t ldx, const float *values,
 static void cuda_scale_columns(const struct engine *e, void *u, size_t ldu, const float *h,
                                size_t ldh, const float *z, size_t n, size_t width)
 {
+    CUDA_TENSOR(u);
+    CUDA_TENSOR(h);
+    CUDA_TENSOR(z);
     if (n == 0)
         return;
     LAUNCH_ELEMENTS(e, elements_kernel, columns_grid(ldu, n), COLUMN_THREADS, u, ldu, h, ldh, z, n,
@@ -66,6 +69,8 @@ static __global__ void floats_kernel(float *values, size_t ldv, const void *x, s
 static void cuda_to_floats(const struct engine *e, float *values, size_t ldv, const void *x,
                            size_t ldx, size_t n, size_t width)
 {
+    CUDA_TENSOR(values);
+    CUDA_TENSOR(x);
     if (n == 0)
         return;
     LAUNCH_ELEMENTS(e, floats_kernel, columns_grid(width, n), COLUMN_THREADS, values, ldv, x, ldx,
@@ -95,6 +100,10 @@ static void cuda_scale_add(const struct engine *e, float *y, size_t ldy, const f
                            const float *z, const float *bias, size_t n, size_t width,
                            bool accumulate)
 {
+    CUDA_TENSOR(y);
+    CUDA_TENSOR(t);
+    CUDA_TENSOR(z);
+    CUDA_TENSOR(bias);
     if (n == 0)
         return;
     GPU_LAUNCH(scale_add_kernel, columns_grid(width, n), COLUMN_THREADS, 0,
@@ -117,6 +126,8 @@ static __global__ void gather_kernel(float *y, size_t ldy, const float *h, size_
 static void cuda_gather_rows(const struct engine *e, float *y, size_t ldy, const float *h,
                              size_t ldh, const int32_t *rows, size_t n, size_t width)
 {
+    CUDA_TENSOR(y);
+    CUDA_TENSOR(h);
     const int32_t *sent = n ? (const int32_t *)cuda_send(e, rows, n * sizeof *rows) : NULL;
     if (!sent)
         return;
@@ -159,6 +170,8 @@ static int compare_pairs(const void *a, const void *b)
 static void cuda_scatter_add_rows(const struct engine *e, float *h, size_t ldh, const float *y,
                                   size_t ldy, const int32_t *rows, size_t n, size_t width)
 {
+    CUDA_TENSOR(h);
+    CUDA_TENSOR(y);
     struct scatter_pair *pairs = (struct scatter_pair *)malloc((n + 1) * sizeof *pairs);
     int32_t *tables = (int32_t *)malloc((3 * n + 1) * sizeof *tables);
     int32_t *order = tables, *targets = tables + n, *starts = tables + 2 * n;
@@ -223,6 +236,10 @@ static void cuda_norm_backward(const struct engine *e, float *dh, size_t lddh, c
                                size_t ldx, const float *h, size_t ldh, size_t n,
                                const float *weight, size_t width, float eps)
 {
+    CUDA_TENSOR(dh);
+    CUDA_TENSOR(dx);
+    CUDA_TENSOR(h);
+    CUDA_TENSOR(weight);
     if (n == 0)
         return;
     GPU_LAUNCH(norm_backward_kernel, (unsigned)n, GPU_BLOCK, 0, cuda_device_of(e)->stream, dh, lddh,
@@ -256,6 +273,9 @@ static void cuda_swiglu_backward(const struct engine *e, void *dgate_up, size_t 
                                  const float *dx, size_t ldx, const float *gate_up, size_t ldg,
                                  size_t up_offset, size_t n, size_t width)
 {
+    CUDA_TENSOR(dgate_up);
+    CUDA_TENSOR(dx);
+    CUDA_TENSOR(gate_up);
     if (n == 0)
         return;
     LAUNCH_ELEMENTS(e, swiglu_backward_kernel, columns_grid(ldd, n), COLUMN_THREADS, dgate_up, ldd,
@@ -291,6 +311,8 @@ static __global__ void drop_kernel(void *y, size_t ldy, const void *x, size_t ld
 static void cuda_drop(const struct engine *e, void *y, size_t ldy, const void *x, size_t ldx,
                       size_t n, size_t width, const struct dropout *dropout)
 {
+    CUDA_TENSOR(y);
+    CUDA_TENSOR(x);
     const uint64_t *keys =
         n ? (const uint64_t *)cuda_send(e, dropout->keys, n * sizeof *dropout->keys) : NULL;
     if (!keys)
@@ -315,6 +337,8 @@ static __global__ void add_dropped_kernel(float *dx, size_t lddx, const float *t
 static void cuda_add_dropped(const struct engine *e, float *dx, size_t lddx, const float *t,
                              size_t ldt, size_t n, size_t width, const struct dropout *dropout)
 {
+    CUDA_TENSOR(dx);
+    CUDA_TENSOR(t);
     const uint64_t *keys =
         n ? (const uint64_t *)cuda_send(e, dropout->keys, n * sizeof *dropout->keys) : NULL;
     if (!keys)
@@ -361,6 +385,9 @@ static __global__ void add_parts_kernel(float *y, size_t ldy, const float *parts
 static void cuda_multiply_sum(const struct engine *e, float *dz, const float *h, size_t ldh,
                               const float *q, size_t ldq, size_t n, size_t width)
 {
+    CUDA_TENSOR(dz);
+    CUDA_TENSOR(h);
+    CUDA_TENSOR(q);
     const size_t n_parts = (n + SUM_ROWS - 1) / SUM_ROWS;
     if (n == 0)
         return;
@@ -410,6 +437,9 @@ static void transpose(const struct engine *e, void *to, size_t ldt, size_t n_to,
 static int cuda_outer_sum(const struct engine *e, float *g, size_t ldg, const void *a, size_t lda,
                           size_t n_a, const void *b, size_t ldb, size_t n_b, size_t n)
 {
+    CUDA_TENSOR(g);
+    CUDA_TENSOR(a);
+    CUDA_TENSOR(b);
     const size_t size = element_size(e->element), ldc = round_up(n_b, KERNEL_COLUMNS);
     size_t most = KERNEL_K_STEP;
     if (n == 0 || n_a == 0 || n_b == 0)

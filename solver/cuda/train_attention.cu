@@ -506,8 +506,6 @@ static void run_pass(const struct engine *e, const struct pass &p,
                      const struct attention_plan &plan)
 {
     const cudaStream_t stream = cuda_device_of(e)->stream;
-    cuda_check(e, cudaMemsetAsync(p.dqkv, 0, p.n_rows * p.lddqkv * sizeof *p.dqkv, stream),
-               "the attention gradient");
     GPU_LAUNCH(pack_kernel, (unsigned)p.n_rows, PACK_THREADS, 0, stream, p);
     switch (p.width / (size_t)TILE) {
     case 1:
@@ -565,6 +563,9 @@ int cuda_attention_backward(const struct engine *e, const struct attention_layer
 
     if (n_rows == 0)
         return 0;
+    CUDA_TENSOR(qkv);
+    CUDA_TENSOR(dout);
+    CUDA_TENSOR(a->rope_cos);
     p.a = *a;
     p.round = e->kv_form != KV_F32;
     p.n_rows = n_rows;
@@ -580,8 +581,9 @@ int cuda_attention_backward(const struct engine *e, const struct attention_layer
         status = -1;
         goto done;
     }
+    e->ops->zero(e, dqkv, n_rows * lddqkv * sizeof *dqkv);
     sent = (const int32_t *)cuda_send(e, plan.words, plan.n_words * sizeof *plan.words);
-    if (sent && take_room(e, &p) == 0) {
+    if (sent && plan.n_key_tiles > 0 && take_room(e, &p) == 0) {
         name_parts(&p, plan, sent);
         run_pass(e, p, plan);
     }

@@ -37,6 +37,8 @@ struct head_row {
     float max, shift; /* shift: log_sum - log_sum0 */
     double sum, kl;   /* of exp(l - max); KL */
     double logprob;   /* of the target */
+    /* factors of e, e d and e - e0 in the gradient, with e = exp(l - max) */
+    float by_p, by_ratio, by_apart;
 };
 
 /* A block of rows, by value to the kernels. */
@@ -185,11 +187,12 @@ static __global__ void rows_kernel(const struct head_block b)
         if (target >= 0)
             result.base_logprob = b.base_targets[r] - (float)log_sum0;
     }
+    row.by_p = target >= 0 ? (float)((double)b.terms[r].weight / row.sum) : 0;
     b.rows[r] = row;
     b.results[r] = result;
 }
 
-/* A thread to a row: the divergences. */
+/* A thread to a row: the divergences, and what follows for the gradient. */
 static __global__ void divergences_kernel(const struct head_block b)
 {
     const size_t r = column_here();
@@ -203,11 +206,16 @@ static __global__ void divergences_kernel(const struct head_block b)
         sum.kl0 += parts[c].kl0;
         sum.kl0_excess += parts[c].kl0_excess;
     }
-    const double by = 1 / b.rows[r].sum;
-    const double kl = by * sum.kl, kl0 = by * sum.kl0;
-    b.rows[r].kl = kl > KL_PLAIN ? kl : by * sum.kl_excess;
-    b.results[r].kl = (float)b.rows[r].kl;
-    b.results[r].kl0 = (float)(kl0 > KL_PLAIN ? kl0 : by * sum.kl0_excess);
+    struct head_row *row = &b.rows[r];
+    const struct head_term *term = &b.terms[r];
+    const double kl = sum.kl / row->sum, kl0 = sum.kl0 / row->sum;
+    row->kl = kl > KL_PLAIN ? kl : sum.kl_excess / row->sum;
+    b.results[r].kl = (float)row->kl;
+    b.results[r].kl0 = (float)(kl0 > KL_PLAIN ? kl0 : sum.kl0_excess / row->sum);
+    const double weight = term->target >= 0 ? (double)term->weight : 0;
+    row->by_p = (float)((weight - (double)term->kl_weight * row->kl) / row->sum);
+    row->by_ratio = (float)((double)term->kl_weight / row->sum);
+    row->by_apart = (float)((double)term->kl0_weight / row->sum);
 }
 
 /* ---- an element ------------------------------------------------------------------------------ */
@@ -273,7 +281,7 @@ static __global__ void ratios_kernel(const struct head_block b)
         b.ratios[row * b.n_chunks + blockIdx.x] = sum;
 }
 
-/* p - p0 times the row's sum, for small d without cancellation */
+/* e - e0, for small d without cancellation */
 static __device__ float difference(float e, float below, float d)
 {
     return fabsf(d) < 0.5f ? -e * expm1f(-d) : e - gpu_exp(below - d);
@@ -298,23 +306,18 @@ static __global__ void gradient_kernel(const struct head_block b, void *gradient
         return;
     float value = 0;
     if (c < b.n) {
-        const struct head_term term = b.terms[r];
-        const struct head_row row = b.rows[r];
-        const double weight = term.target >= 0 ? (double)term.weight : 0;
-        const float below = b.logits[r * b.ldl + c] - row.max, e = gpu_exp(below);
+        const struct head_row *row = &b.rows[r];
+        const float below = b.logits[r * b.ldl + c] - row->max, e = gpu_exp(below);
         float d = 0, apart = 0;
         if (b.base) {
-            d = b.base[r * b.ldl + c] - row.shift;
+            d = b.base[r * b.ldl + c] - row->shift;
             apart = difference(e, below, d);
-            const double a = weight - (double)term.kl_weight * row.kl;
-            value =
-                e * __fmaf_rn((float)((double)term.kl_weight / row.sum), d, (float)(a / row.sum)) +
-                (float)((double)term.kl0_weight / row.sum) * apart;
+            value = e * __fmaf_rn(row->by_ratio, d, row->by_p) + row->by_apart * apart;
         } else {
-            value = e * (float)(weight / row.sum);
+            value = e * row->by_p;
         }
-        if ((long long)c == term.target)
-            value = target_gradient(&term, &row, b.base != nullptr, apart, d);
+        if ((long long)c == b.terms[r].target)
+            value = target_gradient(&b.terms[r], row, b.base != nullptr, apart, d);
     }
     store_element((T *)gradient + r * ldg + c, value);
 }
@@ -392,6 +395,8 @@ int cuda_head_backward(const struct engine *e, float *dx, size_t lddx, const voi
 
     if (n == 0)
         return 0;
+    CUDA_TENSOR(x);
+    CUDA_TENSOR(dx);
     b.n_rows = n < HEAD_ROWS ? n : HEAD_ROWS;
     b.n = m->n;
     b.ldl = round_up(m->n, KERNEL_K_STEP);

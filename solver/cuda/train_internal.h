@@ -11,7 +11,7 @@ static const size_t GRID_MOST_Y = 65535;
 
 static inline dim3 columns_grid(size_t n_columns, size_t n_rows)
 {
-    const size_t x = (n_columns + COLUMN_THREADS - 1) / COLUMN_THREADS;
+    const size_t x = n_columns > 0 ? (n_columns + COLUMN_THREADS - 1) / COLUMN_THREADS : 1;
     return dim3((unsigned)x, (unsigned)(n_rows < GRID_MOST_Y ? n_rows : GRID_MOST_Y));
 }
 
