@@ -10,18 +10,18 @@
 
 static uint32_t random_state = 7;
 
-static uint32_t random_below(uint32_t n)
+static inline uint32_t random_below(uint32_t n)
 {
     random_state = random_state * 1664525u + 1013904223u;
     return (random_state >> 8) % n;
 }
 
-static float random_value(void)
+static inline float random_value(void)
 {
     return (float)random_below(1 << 20) / (1 << 19) - 1;
 }
 
-static float *random_values(size_t n, float offset)
+static inline float *random_values(size_t n, float offset)
 {
     float *x = malloc((n + 1) * sizeof *x);
     assert_non_null(x);
@@ -30,7 +30,7 @@ static float *random_values(size_t n, float offset)
     return x;
 }
 
-static void *filled(size_t bytes, int with)
+static inline void *filled(size_t bytes, int with)
 {
     void *p = aligned_alloc(64, round_up(bytes + 1, 64));
     assert_non_null(p);
@@ -38,18 +38,18 @@ static void *filled(size_t bytes, int with)
     return p;
 }
 
-static float element_at(enum element element, const void *x, size_t i)
+static inline float element_at(enum element element, const void *x, size_t i)
 {
     return element == ELEMENT_F32 ? ((const float *)x)[i] : f32_from_bf16(((const uint16_t *)x)[i]);
 }
 
-static float rounded(enum element element, float value)
+static inline float rounded(enum element element, float value)
 {
     return element == ELEMENT_F32 ? value : f32_from_bf16(bf16_from_f32(value));
 }
 
 /* Elements [n, ld] of values [n, ld]. */
-static void *elements_of(enum element element, const float *values, size_t n)
+static inline void *elements_of(enum element element, const float *values, size_t n)
 {
     void *x = filled(n * element_size(element), 0);
     for (size_t i = 0; i < n; i++)
@@ -60,7 +60,8 @@ static void *elements_of(enum element element, const float *values, size_t n)
     return x;
 }
 
-static void assert_near(double got, double expected, double tolerance, const char *what, size_t at)
+static inline void assert_near(double got, double expected, double tolerance, const char *what,
+                               size_t at)
 {
     if (!(fabs(got - expected) <= tolerance))
         fail_msg("%s [%zu] is %.9g, not %.9g", what, at, got, expected);
@@ -80,8 +81,9 @@ struct attention_case {
 
 /* A prefix of `prefix` tokens owned by sequence `owner`, the others on top of it; every sequence
  * has between 1 and `most` tokens of its own. */
-static void make_case(struct attention_case *t, size_t n_heads, size_t n_kv_heads, size_t head_dim,
-                      size_t window, size_t n_sequences, size_t prefix, size_t most, bool norm)
+static inline void make_case(struct attention_case *t, size_t n_heads, size_t n_kv_heads,
+                             size_t head_dim, size_t window, size_t n_sequences, size_t prefix,
+                             size_t most, bool norm)
 {
     memset(t, 0, sizeof *t);
     t->n_sequences = n_sequences;
@@ -130,7 +132,7 @@ static void make_case(struct attention_case *t, size_t n_heads, size_t n_kv_head
     }
 }
 
-static void free_case(struct attention_case *t)
+static inline void free_case(struct attention_case *t)
 {
     for (size_t i = 0; i < t->n_sequences; i++)
         free(t->rows[i]);
@@ -151,7 +153,7 @@ struct head_case {
     struct head_term terms[HEAD_TOKENS];
 };
 
-static void make_head(struct head_case *t, enum element element, float distance)
+static inline void make_head(struct head_case *t, enum element element, float distance)
 {
     t->w = random_values(VOCAB * WIDTH, 0);
     for (size_t i = 0; i < VOCAB * WIDTH; i++)
@@ -175,7 +177,7 @@ static void make_head(struct head_case *t, enum element element, float distance)
     assert_int_equal(matrix_transpose(&t->m_t, &t->m, NULL), 0);
 }
 
-static void free_head(struct head_case *t)
+static inline void free_head(struct head_case *t)
 {
     matrix_free(&t->m);
     matrix_free(&t->m_t);
