@@ -499,7 +499,7 @@ static void plan_run(struct attention_plan *plan, const struct attention_layer *
     }
     for (size_t q = 0; q < n_queries; q += QUERIES) {
         struct attention_item *item = &plan->items[plan->n_items++];
-        const size_t n = n_queries - q < QUERIES ? n_queries - q : QUERIES;
+        const size_t left = n_queries - q, n = left < QUERIES ? left : (size_t)QUERIES;
         const size_t earliest = first + q / group, latest = first + (q + n - 1) / group;
         const size_t from = window && earliest + 1 > window ? earliest + 1 - window : 0;
         item->first_row = (int)run->first_row;

@@ -51,7 +51,7 @@ __global__ void head_make_parts(struct head_part *parts, const float *logits, si
     __shared__ float values[GPU_BLOCK / GPU_WARP], sums[GPU_BLOCK / GPU_WARP];
     __shared__ int ats[GPU_BLOCK / GPU_WARP];
     const size_t first = (size_t)blockIdx.y * HEAD_CHUNK;
-    const int n = (int)(vocab - first < HEAD_CHUNK ? vocab - first : HEAD_CHUNK);
+    const int n = vocab - first < HEAD_CHUNK ? (int)(vocab - first) : (int)HEAD_CHUNK;
     const float *row = logits + blockIdx.x * ldl + first;
     float max = -INFINITY, sum = 0;
     int at = 0x7fffffff;
