@@ -240,20 +240,6 @@ static __device__ double excess0_near(double d)
     return d * d * (1.0 / 2 - d * (1.0 / 3 - d * (1.0 / 8 - d * (1.0 / 30 - d / 144))));
 }
 
-/* As block_sum of element.h. */
-static __device__ double block_sum_f64(double x, double *shared)
-{
-    for (int bits = GPU_WARP / 2; bits > 0; bits /= 2)
-        x += __shfl_xor_sync(ALL_LANES, x, bits);
-    if (threadIdx.x % GPU_WARP == 0)
-        shared[threadIdx.x / GPU_WARP] = x;
-    __syncthreads();
-    double sum = 0;
-    for (int w = 0; w < WARPS; w++)
-        sum += shared[w];
-    return sum;
-}
-
 /* Block (chunk, row): its sums of ratios. */
 static __global__ void ratios_kernel(const struct head_block b)
 {
