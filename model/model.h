@@ -6,12 +6,14 @@
 
 #include "model/checkpoint.h"
 #include "solver/cpu.h"
+#include "solver/device.h"
 #include "solver/kernels.h"
 
 struct model_options {
     enum element element; /* weights and product inputs: f32 (the exact mode) or bf16 */
-    enum isa isa;         /* checked to be available */
+    enum isa isa;         /* checked to be available; of what the host does */
     int n_threads;
+    struct device device; /* a wish; of a model that is there: what it came to */
 };
 
 struct model;
@@ -30,6 +32,8 @@ struct model *model_load_merged(const struct checkpoint *ck, const struct model_
 const struct model_config *model_get_config(const struct model *model);
 const struct model_options *model_get_options(const struct model *model);
 size_t model_n_parameters(const struct model *model);
+/* What the bits of its sums depend on (struct engine's `order`). */
+const char *model_order(const struct model *model);
 
 struct adapter;
 

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "solver/device.h"
 #include "solver/engine_product.h"
 #include "solver/kernels.h"
 #include "solver/kv_cache.h"
@@ -85,8 +86,8 @@ struct engine_ops {
     /* to = from, both tensors, which do not overlap. */
     void (*copy)(const struct engine *e, void *to, const void *from, size_t n_bytes);
     /* y f32 [n_rows, ldy] += bias [width] in columns 0 .. width. */
-    void (*add_bias)(const struct engine *e, float *y, size_t ldy, const float *bias,
-                     size_t n_rows, size_t width);
+    void (*add_bias)(const struct engine *e, float *y, size_t ldy, const float *bias, size_t n_rows,
+                     size_t width);
 
     /* y f32 [n, ldy] = rows ids[] (host) of the packed embedding m [vocab, width]. */
     void (*embed)(const struct engine *e, float *y, size_t ldy, const struct matrix *m,
@@ -117,8 +118,8 @@ struct engine_ops {
                    size_t up_offset, size_t n_rows, size_t width);
 
     /* The head m [vocab, width] on x [n_rows, ldx]: results [n_rows] (host); targets [n_rows]
-     * (host) ids or -1, or NULL; logits f32 [n_rows, ldl >= vocab padded to 16], or NULL when only results are
-     * wanted. -1 when out of memory. */
+     * (host) ids or -1, or NULL; logits f32 [n_rows, ldl >= vocab padded to 16], or NULL when only
+     * results are wanted. -1 when out of memory. */
     int (*head)(const struct engine *e, struct head_result *results, float *logits, size_t ldl,
                 const void *x, size_t ldx, size_t n_rows, const struct matrix *m,
                 const int32_t *targets);
@@ -151,9 +152,12 @@ struct engine {
 int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads);
 void engine_free(struct engine *e);
 
+/* The engine of a device (device_resolve). -1 with error_set. */
+int engine_create(struct engine *e, const struct device *wish, enum element element, enum isa isa,
+                  int n_threads);
+
 /* A matrix [n, k] of zeros for the engine's products. 0, or -1 with error_set. */
-static inline int engine_matrix_create(const struct engine *e, struct matrix *m, size_t n,
-                                       size_t k)
+static inline int engine_matrix_create(const struct engine *e, struct matrix *m, size_t n, size_t k)
 {
     return matrix_create_in(m, e->memory, e->layout, e->element, n, k);
 }
