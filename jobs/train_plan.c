@@ -37,8 +37,8 @@ static size_t cache_bytes(const struct model_config *c, enum element element, si
     const size_t pages = round_up(n_tokens / KV_PAGE + n_sequences, KV_SLAB_PAGES);
     struct kv_cache cache;
 
-    kv_cache_create(&cache, engine_kv_form(element, cpu_best_isa()), c->n_layers, c->n_kv_heads,
-                    c->head_dim);
+    kv_cache_create(&cache, &memory_host, engine_kv_form(element, cpu_best_isa()), c->n_layers,
+                    c->n_kv_heads, c->head_dim);
     const size_t bytes =
         pages * c->n_layers * c->n_kv_heads * cache.head_elements * element_size(cache.element);
     kv_cache_free(&cache);

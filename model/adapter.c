@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/model_internal.h"
 #include "mpi/error.h"
 
 static const char *const names[PROJECTION_COUNT] = {
@@ -95,6 +96,8 @@ void adapter_prepare(const struct adapter *adapter, const struct model *model,
             return;
         memcpy(adapter->prepared, parameters, bytes);
     }
+    const struct engine *e = model_engine(model);
+    e->ops->wait(e);
     adapter->ops->prepare(adapter, model, parameters);
 }
 

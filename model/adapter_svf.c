@@ -22,13 +22,15 @@ enum { BUILD_ROWS = 64 }; /* a multiple of KERNEL_COLUMNS */
 
 struct svf {
     enum svf_parametrisation parametrisation;
+    const struct memory *memory; /* the engine's */
 };
 
 struct svf_site {
     size_t r, n_in, n_out;
     /* y = B (z * A x). a [r, in], b [out, r] and their transposes (empty without backward). */
     struct matrix a, b, a_t, b_t;
-    double *sigma; /* [r] */
+    float *multipliers; /* tensor [r]: of the prepared parameters */
+    double *sigma;      /* [r] */
     double sum_sigma;
 };
 
@@ -42,9 +44,9 @@ static const struct svf_site *site_of(const struct adapter *adapter, size_t site
 /* What a call cuts its scratch into. */
 struct svf_scratch {
     size_t ldh, ldu;
-    float *multipliers, *d; /* [r] */
-    float *h;               /* f32 [n_rows, ldh] */
-    void *u;                /* elements [n_rows, ldu] */
+    float *d; /* [r] */
+    float *h; /* f32 [n_rows, ldh] */
+    void *u;  /* elements [n_rows, ldu] */
     size_t n_bytes;
 };
 
@@ -55,13 +57,12 @@ static struct svf_scratch cut_scratch(const struct svf_site *s, size_t n_rows, v
     char *base = memory;
     const size_t vector = w.ldh * sizeof(float), rows = n_rows * w.ldh * sizeof(float);
 
-    w.n_bytes = 2 * vector + rows + n_rows * w.ldu * element_size(s->a.element);
+    w.n_bytes = vector + rows + n_rows * w.ldu * element_size(s->a.element);
     if (!base)
         return w;
-    w.multipliers = (float *)(void *)base;
-    w.d = (float *)(void *)(base + vector);
-    w.h = (float *)(void *)(base + 2 * vector);
-    w.u = base + 2 * vector + rows;
+    w.d = (float *)(void *)base;
+    w.h = (float *)(void *)(base + vector);
+    w.u = base + vector + rows;
     return w;
 }
 
@@ -151,23 +152,18 @@ static void svf_forward(const struct adapter *adapter, size_t site, const struct
     const struct svf_scratch w = cut_scratch(s, n_rows, call->scratch);
     float *h = call->saved ? call->saved : w.h;
 
-    adapter_svf_multipliers(adapter, site, call->parameters, w.multipliers);
     e->ops->product(e, h, w.ldh, call->x, call->ldx, n_rows, &s->a, NULL, false);
-    engine_train(e)->scale_columns(e, w.u, w.ldu, h, w.ldh, call->parameters ? w.multipliers : NULL,
-                                   n_rows, s->r);
+    engine_train(e)->scale_columns(e, w.u, w.ldu, h, w.ldh,
+                                   call->parameters ? s->multipliers : NULL, n_rows, s->r);
     e->ops->product(e, y, ldy, w.u, w.ldu, n_rows, &s->b, NULL, accumulate);
 }
 
-/* From d = dL/de to the parameters' gradient. With e_i = c z_i, c = S / sum_j s_j z_j, z_i =
+/* From d = dL/de to the gradient of p. With e_i = c z_i, c = S / sum_j s_j z_j, z_i =
  * sigmoid(p_i): dL/dz_i = c d_i - (s_i / sum_j s_j z_j) sum_j e_j d_j. */
-static void add_gradient(const struct svf_site *s, enum svf_parametrisation parametrisation,
-                         const float *p, const float *e, const float *d, float *gradient)
+static void add_sigmoid_gradient(const struct svf_site *s, const float *p, const float *d,
+                                 float *gradient)
 {
-    if (parametrisation == SVF_DIRECT) {
-        for (size_t i = 0; i < s->r; i++)
-            gradient[i] += d[i];
-        return;
-    }
+    const float *e = s->multipliers;
     const double sum = sigmoid_sum(s, p, NULL), c = sigmoid_scale(s, sum);
     double inner = 0;
     for (size_t i = 0; i < s->r; i++)
@@ -191,20 +187,31 @@ static int svf_backward(const struct adapter *adapter, size_t site, const struct
     const float *parameters = call->parameters;
     float *q = w.h;
 
-    adapter_svf_multipliers(adapter, site, parameters, w.multipliers);
     e->ops->product(e, q, w.ldh, g, ldg, n_rows, &s->b_t, NULL, false);
     if (gradient && (parameters || svf->parametrisation == SVF_DIRECT)) {
-        memset(w.d, 0, s->r * sizeof *w.d);
+        e->ops->zero(e, w.d, s->r * sizeof *w.d);
         engine_train(e)->multiply_sum(e, w.d, call->saved, w.ldh, q, w.ldh, n_rows, s->r);
-        add_gradient(s, svf->parametrisation, parameters ? parameters + first : NULL, w.multipliers,
-                     w.d, gradient + first);
+        if (svf->parametrisation == SVF_DIRECT) {
+            e->ops->add_bias(e, gradient + first, s->r, w.d, 1, s->r);
+        } else {
+            e->ops->wait(e);
+            add_sigmoid_gradient(s, parameters + first, w.d, gradient + first);
+        }
     }
     if (!dx)
         return 0;
-    engine_train(e)->scale_columns(e, w.u, w.ldu, q, w.ldh, parameters ? w.multipliers : NULL,
+    engine_train(e)->scale_columns(e, w.u, w.ldu, q, w.ldh, parameters ? s->multipliers : NULL,
                                    n_rows, s->r);
     e->ops->product(e, dx, lddx, w.u, w.ldu, n_rows, &s->a_t, NULL, true);
     return 0;
+}
+
+static void svf_prepare(const struct adapter *adapter, const struct model *model,
+                        const float *parameters)
+{
+    (void)model;
+    for (size_t i = 0; i < adapter->n_sites; i++)
+        adapter_svf_multipliers(adapter, i, parameters, site_of(adapter, i)->multipliers);
 }
 
 static bool svf_piece(const struct adapter *adapter, size_t site, size_t i,
@@ -217,6 +224,7 @@ static bool svf_piece(const struct adapter *adapter, size_t site, size_t i,
 
 static void svf_free(struct adapter *adapter)
 {
+    const struct svf *svf = adapter->data;
     for (size_t i = 0; i < adapter->n_sites; i++) {
         struct svf_site *s = adapter->sites[i].data;
         if (!s)
@@ -225,6 +233,7 @@ static void svf_free(struct adapter *adapter)
         matrix_free(&s->b);
         matrix_free(&s->a_t);
         matrix_free(&s->b_t);
+        memory_give(svf->memory, s->multipliers, s->r, sizeof *s->multipliers);
         free(s->sigma);
         free(s);
     }
@@ -236,6 +245,7 @@ static const struct adapter_ops svf_ops = {
     .replaces_base = true,
     .saved_bytes = svf_saved_bytes,
     .scratch_bytes = svf_scratch_bytes,
+    .prepare = svf_prepare,
     .forward = svf_forward,
     .piece = svf_piece,
     .backward = svf_backward,
@@ -247,6 +257,7 @@ static const struct adapter_ops svf_inference_ops = {
     .replaces_base = true,
     .saved_bytes = svf_saved_bytes,
     .scratch_bytes = svf_scratch_bytes,
+    .prepare = svf_prepare,
     .forward = svf_forward,
     .piece = svf_piece,
     .free = svf_free,
@@ -342,7 +353,6 @@ static int build_site(struct model *model, const struct svf_source *source, size
                       const struct module *m, struct svf_site *s, bool with_backward)
 {
     struct team *team = model->engine.team;
-    const enum element element = model->options.element;
     const size_t n_threads = (size_t)team_size(team);
     const bool wide = m->n_rows < m->n_columns;
     /* What is Q and what is a product with it, in the orientation in which its rows come. */
@@ -355,15 +365,16 @@ static int build_site(struct model *model, const struct svf_source *source, size
     s->n_out = m->n_rows;
     s->r = wide ? m->n_rows : m->n_columns;
     s->sigma = malloc(s->r * sizeof *s->sigma);
+    s->multipliers = memory_take(model->engine.memory, s->r, sizeof *s->multipliers);
     job.kernels = kernels_find(ELEMENT_F32, model->options.isa);
-    if (!s->sigma) {
+    if (!s->sigma || !s->multipliers) {
         error_set("no memory for the singular values of %s", m->path);
         goto done;
     }
     if (source->sigma(source->context, i, s->sigma) != 0 ||
         matrix_create(&job.q, ELEMENT_F32, s->r, s->r) != 0 ||
-        matrix_create(plain, element, s->r, s->r) != 0 ||
-        matrix_create(made, element, wide ? m->n_columns : m->n_rows, s->r) != 0 ||
+        engine_matrix_create(&model->engine, plain, s->r, s->r) != 0 ||
+        engine_matrix_create(&model->engine, made, wide ? m->n_columns : m->n_rows, s->r) != 0 ||
         read_factor(source, i, s->r, &job.q, plain) != 0)
         goto done;
     for (size_t k = 0; k < s->r; k++)
@@ -432,6 +443,7 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
         goto done;
     }
     svf->parametrisation = parametrisation;
+    svf->memory = model->engine.memory;
     for (size_t i = 0; i < n_modules; i++) {
         struct adapter_site *site = &adapter->sites[i];
         const struct module *m = &modules[i];
@@ -445,11 +457,8 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
         site->n_parameters = m->n_rows < m->n_columns ? m->n_rows : m->n_columns;
         adapter->n_parameters += site->n_parameters;
     }
-    adapter->parameters = malloc((adapter->n_parameters + 1) * sizeof *adapter->parameters);
-    if (!adapter->parameters) {
-        error_set("no memory for %zu parameters", adapter->n_parameters);
+    if (adapter_make_parameters(adapter) != 0)
         goto done;
-    }
     for (size_t i = 0; i < n_modules; i++) {
         struct adapter_site *site = &adapter->sites[i];
         float *p = adapter->parameters + site->first_parameter;

@@ -7,16 +7,6 @@
 #include "model/model_internal.h"
 #include "mpi/error.h"
 
-/* Zeroed and aligned for vector loads; NULL when out of memory. */
-static void *buffer(size_t n_rows, size_t row_bytes)
-{
-    const size_t bytes = round_up(n_rows * row_bytes, 64);
-    void *p = aligned_alloc(64, bytes);
-    if (p)
-        memset(p, 0, bytes);
-    return p;
-}
-
 void forward_strides(struct forward *f, struct model *model)
 {
     const struct model_config *c = &model->config;
@@ -32,20 +22,21 @@ void forward_strides(struct forward *f, struct model *model)
 int forward_create(struct forward *f, struct model *model, size_t max_rows)
 {
     const size_t size = element_size(model->options.element);
+    const struct memory *memory = model->engine.memory;
     struct layer_buffers *b = &f->buffers;
 
     *f = (struct forward){.max_rows = max_rows};
     forward_strides(f, model);
     f->adapter = model->adapter;
     f->parameters = model->adapter_parameters;
-    f->h = buffer(max_rows, f->ld_hidden * sizeof(float));
-    f->x = buffer(max_rows, f->ld_hidden * size);
-    b->attention_input = buffer(max_rows, f->ld_hidden * size);
-    b->qkv = buffer(max_rows, f->ld_qkv * sizeof(float));
-    b->attention_output = buffer(max_rows, f->ld_heads * size);
+    f->h = memory_take(memory, max_rows, f->ld_hidden * sizeof(float));
+    f->x = memory_take(memory, max_rows, f->ld_hidden * size);
+    b->attention_input = memory_take(memory, max_rows, f->ld_hidden * size);
+    b->qkv = memory_take(memory, max_rows, f->ld_qkv * sizeof(float));
+    b->attention_output = memory_take(memory, max_rows, f->ld_heads * size);
     b->ffn_input = b->attention_input;
-    b->gate_up = buffer(max_rows, f->ld_gate_up * sizeof(float));
-    b->ffn_hidden = buffer(max_rows, f->ld_ffn * size);
+    b->gate_up = memory_take(memory, max_rows, f->ld_gate_up * sizeof(float));
+    b->ffn_hidden = memory_take(memory, max_rows, f->ld_ffn * size);
     if (!f->h || !f->x || !b->attention_input || !b->qkv || !b->attention_output || !b->gate_up ||
         !b->ffn_hidden) {
         forward_free(f);
@@ -55,25 +46,40 @@ int forward_create(struct forward *f, struct model *model, size_t max_rows)
     return 0;
 }
 
+void forward_give_scratch(struct forward *f)
+{
+    if (f->model)
+        memory_give(f->model->engine.memory, f->scratch, f->scratch_bytes, 1);
+    f->scratch = NULL;
+    f->scratch_bytes = 0;
+}
+
 void forward_free(struct forward *f)
 {
     if (!f)
         return;
-    free(f->h);
-    free(f->x);
-    free(f->buffers.attention_input);
-    free(f->buffers.qkv);
-    free(f->buffers.attention_output);
-    free(f->buffers.gate_up);
-    free(f->buffers.ffn_hidden);
-    free(f->scratch);
+    if (f->model) {
+        const struct engine *e = &f->model->engine;
+        const size_t n = f->max_rows, size = element_size(e->element);
+        const struct layer_buffers *b = &f->buffers;
+        e->ops->wait(e);
+        memory_give(e->memory, f->h, n, f->ld_hidden * sizeof(float));
+        memory_give(e->memory, f->x, n, f->ld_hidden * size);
+        memory_give(e->memory, b->attention_input, n, f->ld_hidden * size);
+        memory_give(e->memory, b->qkv, n, f->ld_qkv * sizeof(float));
+        memory_give(e->memory, b->attention_output, n, f->ld_heads * size);
+        memory_give(e->memory, b->gate_up, n, f->ld_gate_up * sizeof(float));
+        memory_give(e->memory, b->ffn_hidden, n, f->ld_ffn * size);
+        forward_give_scratch(f);
+    }
     memset(f, 0, sizeof *f);
 }
 
 int forward_cache_create(struct kv_cache *cache, const struct model *model)
 {
-    return kv_cache_create(cache, model->engine.kv_form, model->config.n_layers,
-                           model->config.n_kv_heads, model->config.head_dim);
+    return kv_cache_create(cache, model->engine.memory, model->engine.kv_form,
+                           model->config.n_layers, model->config.n_kv_heads,
+                           model->config.head_dim);
 }
 
 /* y (+)= the group's projections of x, columns of y as in the packed group: base products of what
@@ -113,10 +119,8 @@ static void run_group(struct forward *f, size_t layer, int group, float *y, size
         call.same_input = true;
         if (!ops->replaces_base || !g->bias)
             continue;
-        const size_t width = model_outputs(model, members[i]);
-        for (size_t r = 0; r < n_rows; r++)
-            for (size_t k = column; k < column + width; k++)
-                y[r * ldy + k] += g->bias[k];
+        e->ops->add_bias(e, y + column, ldy, g->bias + column, n_rows,
+                         model_outputs(model, members[i]));
     }
 }
 
@@ -133,7 +137,7 @@ int forward_layer(struct forward *f, struct kv_cache *cache, const struct batch 
     const size_t n = batch->n_rows, h_bytes = n * f->ld_hidden * sizeof(float);
 
     if (b->h_attention)
-        memcpy(b->h_attention, f->h, h_bytes);
+        ops->copy(e, b->h_attention, f->h, h_bytes);
     ops->norm(e, b->attention_input, f->ld_hidden, f->h, f->ld_hidden, NULL, n, l->attention_norm,
               c->hidden_size, eps);
     run_group(f, index, GROUP_QKV, b->qkv, f->ld_qkv, b->attention_input, f->ld_hidden, n, false,
@@ -144,7 +148,7 @@ int forward_layer(struct forward *f, struct kv_cache *cache, const struct batch 
     run_group(f, index, GROUP_OUTPUT, f->h, f->ld_hidden, b->attention_output, f->ld_heads, n, true,
               b->saved);
     if (b->h_ffn)
-        memcpy(b->h_ffn, f->h, h_bytes);
+        ops->copy(e, b->h_ffn, f->h, h_bytes);
     ops->norm(e, b->ffn_input, f->ld_hidden, f->h, f->ld_hidden, NULL, n, l->ffn_norm,
               c->hidden_size, eps);
     run_group(f, index, GROUP_GATE_UP, b->gate_up, f->ld_gate_up, b->ffn_input, f->ld_hidden, n,
@@ -188,9 +192,9 @@ int forward_begin(struct forward *f, const struct batch *batch)
         return -1;
     const size_t scratch_bytes = round_up(adapter_scratch_bytes(f->adapter, f->max_rows), 64);
     if (scratch_bytes > f->scratch_bytes) {
-        free(f->scratch);
-        f->scratch_bytes = 0;
-        f->scratch = aligned_alloc(64, scratch_bytes);
+        model->engine.ops->wait(&model->engine);
+        forward_give_scratch(f);
+        f->scratch = memory_take(model->engine.memory, scratch_bytes, 1);
         if (!f->scratch)
             return error_set("no memory for an adapter's work on %zu tokens", f->max_rows);
         f->scratch_bytes = scratch_bytes;
@@ -199,7 +203,7 @@ int forward_begin(struct forward *f, const struct batch *batch)
         const size_t end = batch->runs[i].first_position + batch->runs[i].n_rows;
         n_positions = end > n_positions ? end : n_positions;
     }
-    if (rope_extend(&model->rope, n_positions) != 0)
+    if (model_extend_rope(model, n_positions) != 0)
         return -1;
     model->engine.ops->embed(&model->engine, f->h, f->ld_hidden,
                              model->config.tied_embeddings ? &model->head : &model->embedding,

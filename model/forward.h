@@ -19,7 +19,7 @@
 #include "model/model.h"
 #include "solver/engine.h"
 
-/* f32 unless said otherwise; row strides in struct forward. */
+/* Tensors (engine.h), f32 unless said otherwise; row strides in struct forward. */
 struct layer_buffers {
     void *attention_input;  /* elements [rows, ld_hidden]: RMSNorm(h) */
     float *qkv;             /* [rows, ld_qkv] */
@@ -51,6 +51,9 @@ struct forward {
 /* 0, or -1 with error_set. The caller frees. */
 int forward_create(struct forward *f, struct model *model, size_t max_rows);
 void forward_free(struct forward *f);
+
+/* Gives back the adapter's scratch alone (for who has no other buffers of forward_create's). */
+void forward_give_scratch(struct forward *f);
 
 /* A cache of the model's shape. */
 int forward_cache_create(struct kv_cache *cache, const struct model *model);

@@ -127,12 +127,12 @@ done:
 }
 
 /* A vector of `width` floats, of which t's elements fill those from `at`; *v is created if NULL. */
-static int load_vector(const struct checkpoint *ck, float **v, size_t width, size_t at,
-                       const struct tensor *t)
+static int load_vector(const struct model *model, const struct checkpoint *ck, float **v,
+                       size_t width, size_t at, const struct tensor *t)
 {
     const size_t n = tensor_row_elements(t) * tensor_n_rows(t);
     if (!*v)
-        *v = calloc(round_up(width, KERNEL_COLUMNS), sizeof **v);
+        *v = memory_take(model->engine.memory, round_up(width, KERNEL_COLUMNS), sizeof **v);
     if (!*v || at + n > width)
         return error_set("%s: tensor %s does not fit (%zu elements, room for %zu)", t->file,
                          t->name, n, width - at);
@@ -151,8 +151,8 @@ static int load_group(const struct model *model, const struct checkpoint *ck, si
     const size_t n = group_members(group, members), width = model_group_outputs(model, group);
 
     g->n_spans = 1;
-    if (matrix_create(&g->spans[0].m, model->options.element, width,
-                      model_group_inputs(model, group)) != 0)
+    if (engine_matrix_create(&model->engine, &g->spans[0].m, width,
+                             model_group_inputs(model, group)) != 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
         const size_t column = model_column(model, members[i]);
@@ -165,7 +165,7 @@ static int load_group(const struct model *model, const struct checkpoint *ck, si
             return -1;
         snprintf(name, sizeof name, "%s.bias", projection_name(members[i]));
         t = find(ck, layer, name);
-        if (t && load_vector(ck, &g->bias, width, column, t) != 0)
+        if (t && load_vector(model, ck, &g->bias, width, column, t) != 0)
             return -1;
         if (t && model->merge && merge_wants(model->merge, t) &&
             merge_apply(model->merge, t, g->bias + column, ELEMENT_F32, model->engine.team) != 0)
@@ -199,7 +199,7 @@ static int load_layer(struct model *model, const struct checkpoint *ck, size_t i
         const struct tensor *t = find(ck, index, norms[i].name);
         if (!t)
             return missing(ck, norms[i].name);
-        if (load_vector(ck, norms[i].vector, norms[i].width, 0, t) != 0)
+        if (load_vector(model, ck, norms[i].vector, norms[i].width, 0, t) != 0)
             return -1;
     }
     return 0;
@@ -211,8 +211,8 @@ static int load_table(struct model *model, const struct checkpoint *ck, struct m
     const struct tensor *t = checkpoint_find(ck, name);
     if (!t)
         return missing(ck, name);
-    if (matrix_create(m, model->options.element, model->config.vocab_size,
-                      model->config.hidden_size) != 0)
+    if (engine_matrix_create(&model->engine, m, model->config.vocab_size,
+                             model->config.hidden_size) != 0)
         return -1;
     return load_matrix(model, ck, m, 0, t);
 }
@@ -231,7 +231,7 @@ static int load_all(struct model *model, const struct checkpoint *ck)
             return -1;
     if (!norm)
         return missing(ck, "model.norm.weight");
-    if (load_vector(ck, &model->final_norm, c->hidden_size, 0, norm) != 0)
+    if (load_vector(model, ck, &model->final_norm, c->hidden_size, 0, norm) != 0)
         return -1;
     if (!c->tied_embeddings && load_table(model, ck, &model->embedding, embedding) != 0)
         return -1;
@@ -292,7 +292,7 @@ struct model *model_load_merged(const struct checkpoint *ck, const struct model_
     model->qkv_width = model->v_offset + c->n_kv_heads * c->head_dim;
     model->up_offset = round_up(c->ffn_size, KERNEL_COLUMNS);
     model->gate_up_width = model->up_offset + c->ffn_size;
-    if (rope_create(&model->rope, c) != 0 || load_all(model, ck) != 0)
+    if (rope_create(&model->rope, c, model->engine.memory) != 0 || load_all(model, ck) != 0)
         goto done;
     for (size_t i = 0; i < checkpoint_n_tensors(ck); i++) {
         const struct tensor *t = checkpoint_tensor(ck, i);
@@ -308,10 +308,17 @@ done:
     return model;
 }
 
+static void give_vector(const struct model *model, float *v, size_t width)
+{
+    memory_give(model->engine.memory, v, round_up(width, KERNEL_COLUMNS), sizeof *v);
+}
+
 void model_free(struct model *model)
 {
     if (!model)
         return;
+    if (model->engine.ops)
+        model->engine.ops->wait(&model->engine);
     for (size_t i = 0; model->layers && i < model->config.n_layers; i++) {
         struct layer *l = &model->layers[i];
         for (int g = 0; g < GROUP_COUNT; g++) {
@@ -319,17 +326,18 @@ void model_free(struct model *model)
                 matrix_free(&l->groups[g].spans[j].m);
                 matrix_free(&l->groups[g].spans[j].t);
             }
-            free(l->groups[g].bias);
+            give_vector(model, l->groups[g].bias, model_group_outputs(model, g));
         }
-        float *const vectors[] = {l->attention_norm, l->ffn_norm, l->q_norm, l->k_norm};
-        for (size_t j = 0; j < sizeof vectors / sizeof *vectors; j++)
-            free(vectors[j]);
+        give_vector(model, l->attention_norm, model->config.hidden_size);
+        give_vector(model, l->ffn_norm, model->config.hidden_size);
+        give_vector(model, l->q_norm, model->config.head_dim);
+        give_vector(model, l->k_norm, model->config.head_dim);
     }
     free(model->layers);
     matrix_free(&model->embedding);
     matrix_free(&model->head);
     matrix_free(&model->head_t);
-    free(model->final_norm);
+    give_vector(model, model->final_norm, model->config.hidden_size);
     engine_free(&model->engine);
     rope_free(&model->rope);
     config_free(&model->config);
@@ -344,6 +352,11 @@ const struct model_config *model_get_config(const struct model *model)
 const struct model_options *model_get_options(const struct model *model)
 {
     return &model->options;
+}
+
+const struct memory *model_memory(const struct model *model)
+{
+    return model->engine.memory;
 }
 
 size_t model_n_parameters(const struct model *model)

@@ -8,6 +8,7 @@
 #include "solver/cpu.h"
 #include "solver/device.h"
 #include "solver/kernels.h"
+#include "solver/memory.h"
 
 struct model_options {
     enum element element; /* weights and product inputs: f32 (the exact mode) or bf16 */
@@ -31,6 +32,8 @@ struct model *model_load_merged(const struct checkpoint *ck, const struct model_
 
 const struct model_config *model_get_config(const struct model *model);
 const struct model_options *model_get_options(const struct model *model);
+/* The memory of its engine: of logits, say, that pass_head() fills and the host then reads. */
+const struct memory *model_memory(const struct model *model);
 size_t model_n_parameters(const struct model *model);
 /* What the bits of its sums depend on (struct engine's `order`). */
 const char *model_order(const struct model *model);

@@ -93,7 +93,7 @@ static int cut_span(struct span *to, const struct span *from, size_t first, size
     const size_t panel_bytes = m->k_padded * KERNEL_COLUMNS * element_size(m->element);
 
     *to = (struct span){.column = first};
-    if (matrix_create(&to->m, m->element, end - first, m->k) != 0)
+    if (matrix_create_in(&to->m, m->memory, m->layout, m->element, end - first, m->k) != 0)
         return -1;
     memcpy(to->m.data,
            (const char *)m->data + (first - from->column) / KERNEL_COLUMNS * panel_bytes,
@@ -149,6 +149,7 @@ failed:
 
 int model_give_up(struct model *model, size_t layer, unsigned mask)
 {
+    model->engine.ops->wait(&model->engine);
     for (int group = 0; group < GROUP_COUNT; group++)
         if (cut_group(model, layer, group, mask, 0) != 0)
             return -1;
@@ -157,6 +158,7 @@ int model_give_up(struct model *model, size_t layer, unsigned mask)
 
 int model_set_apart(struct model *model, size_t layer, unsigned mask)
 {
+    model->engine.ops->wait(&model->engine);
     for (int group = 0; group < GROUP_COUNT; group++)
         if (cut_group(model, layer, group, 0, mask) != 0)
             return -1;
@@ -201,6 +203,13 @@ int model_transpose_head(struct model *model)
 {
     return model->head_t.data ? 0
                               : matrix_transpose(&model->head_t, &model->head, model->engine.team);
+}
+
+int model_extend_rope(struct model *model, size_t n)
+{
+    if (n > model->rope.n_positions)
+        model->engine.ops->wait(&model->engine);
+    return rope_extend(&model->rope, n);
 }
 
 struct attention_layer model_attention_layer(const struct model *model, size_t index)

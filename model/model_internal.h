@@ -28,6 +28,7 @@ struct group {
     float *bias; /* [width padded to 16], zero in the gaps; NULL: none */
 };
 
+/* Vectors are in the engine's memory, padded to a multiple of 16. */
 struct layer {
     struct group groups[GROUP_COUNT];
     float *attention_norm, *ffn_norm; /* [hidden] */
@@ -86,6 +87,9 @@ const float *model_bias(const struct model *model, size_t layer, enum projection
 int model_transpose(struct model *model, size_t layer, int group);
 int model_transpose_head(struct model *model);
 
+/* Makes sure that the rope table holds positions 0 .. n - 1. 0, or -1 with error_set. */
+int model_extend_rope(struct model *model, size_t n);
+
 /* What attention needs to know of a layer; the rope table must hold the positions already. */
 struct attention_layer model_attention_layer(const struct model *model, size_t index);
 
@@ -97,8 +101,7 @@ static inline const struct engine *model_engine(const struct model *model)
 /* The engine's second table. */
 static inline const struct engine_train_ops *engine_train(const struct engine *e)
 {
-    (void)e;
-    return &engine_train_cpu;
+    return e->train;
 }
 
 #endif

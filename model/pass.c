@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "model/block.h"
 #include "model/pass_internal.h"
@@ -100,6 +99,10 @@ static void place_work(struct pass *pass, struct block *block)
     w->dgate_up = take(block, n_block, pass_ld_group(pass->model, GROUP_GATE_UP) * size);
     w->head_h = take(block, n_block, f->ld_hidden * sizeof(float));
     w->head_dh = take(block, n_block, f->ld_hidden * sizeof(float));
+    /* Where gradients are summed that the host then takes; on the host itself, in their place. */
+    if (pass->model->engine.memory != &memory_host)
+        w->gradient =
+            take(block, pass->adapter->n_parameters + pass->adapter->n_sums, sizeof(float));
     if (pass->options.recompute)
         w->h = take(block, n, f->ld_hidden * sizeof(float));
 }
@@ -225,12 +228,8 @@ struct pass *pass_create(struct model *model, const struct adapter *adapter,
     pass->runs = malloc(n * sizeof *pass->runs);
     place_all(pass, &block);
     /* Pages that no row reaches cost nothing. */
-    char *memory =
-        mmap(NULL, block.used, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory != MAP_FAILED) {
-        pass->memory = memory;
-        pass->memory_bytes = block.used;
-    }
+    pass->memory = memory_take(model->engine.memory, block.used, 1);
+    pass->memory_bytes = block.used;
     if (!pass->layers || !pass->ids || !pass->row_sequence || !pass->row_position ||
         !pass->row_keys || !pass->runs || !pass->memory) {
         error_set("no memory for a pass of %zu tokens (%zu MiB): use smaller micro-batches, or "
@@ -268,9 +267,10 @@ void pass_free(struct pass *pass)
         return;
     forget(pass);
     kv_cache_free(&pass->cache);
-    if (pass->memory)
-        munmap(pass->memory, pass->memory_bytes);
-    free(pass->f.scratch);
+    const struct engine *e = &pass->model->engine;
+    e->ops->wait(e);
+    memory_give(e->memory, pass->memory, pass->memory_bytes, 1);
+    forward_give_scratch(&pass->f);
     free(pass->layers);
     free(pass->ids);
     free(pass->row_sequence);

@@ -36,7 +36,7 @@ static int group_backward(struct pass *pass, size_t layer, int group, float *dx,
         begun = true;
     }
     if (dx && !begun)
-        memset(dx, 0, n * lddx * sizeof *dx);
+        e->ops->zero(e, dx, n * lddx * sizeof *dx);
     struct adapter_call call = {.model = model,
                                 .parameters = pass->parameters,
                                 .x = x,
@@ -141,8 +141,9 @@ static int run_again(struct pass *pass, size_t layer)
 {
     struct forward *f = &pass->f;
 
-    memcpy(pass->work.h, pass->layers[layer].h_attention,
-           pass->n_run * f->ld_hidden * sizeof *pass->work.h);
+    const struct engine *e = &pass->model->engine;
+    e->ops->copy(e, pass->work.h, pass->layers[layer].h_attention,
+                 pass->n_run * f->ld_hidden * sizeof *pass->work.h);
     for (size_t i = 0; i < pass->n_batches; i++) {
         const struct pass_batch *b = &pass->batches[i];
         struct layer_buffers buffers = pass_kept_at(pass, layer, b->first_row);
@@ -223,26 +224,34 @@ done:
     return status;
 }
 
+static int rows_of(const struct pass *pass, const struct pass_place *places, size_t n,
+                   int32_t rows[PASS_BLOCK])
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t row = 0;
+        if (pass_row_of(pass, &places[i], &row) != 0)
+            return -1;
+        rows[i] = (int32_t)row;
+    }
+    return 0;
+}
+
 /* The residual stream's rows of n places, side by side, and their final norm in x. */
 static int gather(const struct pass *pass, const struct pass_place *places, size_t n, float *h,
                   void *x)
 {
     const struct forward *f = &pass->f;
     const struct model *model = pass->model;
+    const struct engine *e = &model->engine;
     int32_t rows[PASS_BLOCK];
 
-    for (size_t i = 0; i < n; i++) {
-        size_t row = 0;
-        if (pass_row_of(pass, &places[i], &row) != 0)
-            return -1;
-        rows[i] = (int32_t)row;
-        if (h)
-            memcpy(h + i * f->ld_hidden, pass->stream + row * f->ld_hidden,
-                   f->ld_hidden * sizeof *h);
-    }
-    model->engine.ops->norm(&model->engine, x, f->ld_hidden, pass->stream, f->ld_hidden, rows, n,
-                            model->final_norm, model->config.hidden_size,
-                            (float)model->config.rms_norm_eps);
+    if (rows_of(pass, places, n, rows) != 0)
+        return -1;
+    if (h)
+        engine_train(e)->gather_rows(e, h, f->ld_hidden, pass->stream, f->ld_hidden, rows, n,
+                                     f->ld_hidden);
+    e->ops->norm(e, x, f->ld_hidden, pass->stream, f->ld_hidden, rows, n, model->final_norm,
+                 model->config.hidden_size, (float)model->config.rms_norm_eps);
     return 0;
 }
 
@@ -274,17 +283,14 @@ static int head_block(struct pass *pass, struct pass *base, const struct pass_pl
                              places[i].position, places[i].sequence);
     if (!with_gradient)
         return 0;
-    memset(w->head_dh, 0, n * f->ld_hidden * sizeof *w->head_dh);
+    e->ops->zero(e, w->head_dh, n * f->ld_hidden * sizeof *w->head_dh);
     ops->norm_backward(e, w->head_dh, f->ld_hidden, w->dx, f->ld_hidden, w->head_h, f->ld_hidden, n,
                        model->final_norm, c->hidden_size, (float)c->rms_norm_eps);
-    for (size_t i = 0; i < n; i++) {
-        size_t row = 0;
-        if (pass_row_of(pass, &places[i], &row) != 0)
-            return -1;
-        float *dh = w->dh + row * f->ld_hidden;
-        for (size_t k = 0; k < c->hidden_size; k++)
-            dh[k] += w->head_dh[i * f->ld_hidden + k];
-    }
+    int32_t rows[PASS_BLOCK];
+    if (rows_of(pass, places, n, rows) != 0)
+        return -1;
+    ops->scatter_add_rows(e, w->dh, f->ld_hidden, w->head_dh, f->ld_hidden, rows, n,
+                          c->hidden_size);
     return 0;
 }
 
@@ -322,13 +328,25 @@ int pass_backward(struct pass *pass, struct pass *base, const struct pass_place 
     if (base && base->n_run < base->n_rows)
         return error_set("%zu tokens of the base model's pass have not been run yet",
                          base->n_rows - base->n_run);
+    const struct engine *e = &pass->model->engine;
     if (gradient)
-        memset(pass->work.dh, 0, pass->n_run * pass->f.ld_hidden * sizeof *pass->work.dh);
+        e->ops->zero(e, pass->work.dh, pass->n_run * pass->f.ld_hidden * sizeof *pass->work.dh);
     for (size_t first = 0; first < n; first += most)
         if (head_block(pass, base, places + first, terms + first,
                        n - first < most ? n - first : most, gradient != NULL, results + first) != 0)
             return -1;
     if (!gradient)
         return 0;
-    return layers_backward(pass, gradient) != 0 ? -1 : check_gradient(pass, gradient);
+    const size_t bytes = (pass->adapter->n_parameters + pass->adapter->n_sums) * sizeof *gradient;
+    float *sums = pass->work.gradient ? pass->work.gradient : gradient;
+    if (sums != gradient) {
+        e->ops->wait(e);
+        memcpy(sums, gradient, bytes);
+    }
+    if (layers_backward(pass, sums) != 0)
+        return -1;
+    e->ops->wait(e);
+    if (sums != gradient)
+        memcpy(gradient, sums, bytes);
+    return check_gradient(pass, gradient);
 }

@@ -40,6 +40,8 @@ struct pass_work {
     float *head_dh;    /* [block, ld_hidden] */
     void *head_x0;     /* elements [block, ld_hidden] */
     float *h;          /* [max_rows, ld_hidden]: the stream of a layer that is run again */
+    float *gradient; /* [n_parameters + n_sums of the adapter]; NULL: on the host, as the caller has
+                        it */
 };
 
 enum { PASS_BLOCK = 256 }; /* rows whose intermediate gradients are in memory at once */

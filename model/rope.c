@@ -63,11 +63,12 @@ static void scale_yarn(struct rope_table *table, const struct rope_config *r)
         table->amplitude = (float)yarn_mscale(r->factor, 1);
 }
 
-int rope_create(struct rope_table *table, const struct model_config *config)
+int rope_create(struct rope_table *table, const struct model_config *config,
+                const struct memory *memory)
 {
     const struct rope_config *r = &config->rope;
 
-    *table = (struct rope_table){.half = config->head_dim / 2, .amplitude = 1};
+    *table = (struct rope_table){.half = config->head_dim / 2, .amplitude = 1, .memory = memory};
     table->inverse_frequencies = malloc((table->half + 1) * sizeof(float));
     if (!table->inverse_frequencies)
         return error_set("no memory for position tables");
@@ -94,25 +95,39 @@ int rope_create(struct rope_table *table, const struct model_config *config)
     return 0;
 }
 
+static void give_tables(struct rope_table *table)
+{
+    memory_give(table->memory, table->cos, table->n_positions * table->half, sizeof(float));
+    memory_give(table->memory, table->sin, table->n_positions * table->half, sizeof(float));
+}
+
 int rope_extend(struct rope_table *table, size_t n)
 {
+    const size_t filled = table->n_positions * table->half;
+
     if (n <= table->n_positions)
         return 0;
     n = (n + 255) / 256 * 256;
-    float *cosines = realloc(table->cos, n * table->half * sizeof(float));
-    if (cosines)
-        table->cos = cosines;
-    float *sines = realloc(table->sin, n * table->half * sizeof(float));
-    if (sines)
-        table->sin = sines;
-    if (!cosines || !sines)
+    float *cosines = memory_take(table->memory, n * table->half, sizeof(float));
+    float *sines = memory_take(table->memory, n * table->half, sizeof(float));
+    if (!cosines || !sines) {
+        memory_give(table->memory, cosines, n * table->half, sizeof(float));
+        memory_give(table->memory, sines, n * table->half, sizeof(float));
         return error_set("no memory for the position tables of %zu tokens", n);
+    }
+    if (filled > 0) {
+        memcpy(cosines, table->cos, filled * sizeof(float));
+        memcpy(sines, table->sin, filled * sizeof(float));
+    }
     for (size_t p = table->n_positions; p < n; p++)
         for (size_t i = 0; i < table->half; i++) {
             const float angle = table->inverse_frequencies[i] * (float)p;
             cosines[p * table->half + i] = (float)cos(angle) * table->amplitude;
             sines[p * table->half + i] = (float)sin(angle) * table->amplitude;
         }
+    give_tables(table);
+    table->cos = cosines;
+    table->sin = sines;
     table->n_positions = n;
     return 0;
 }
@@ -122,7 +137,7 @@ void rope_free(struct rope_table *table)
     if (!table)
         return;
     free(table->inverse_frequencies);
-    free(table->cos);
-    free(table->sin);
+    if (table->memory)
+        give_tables(table);
     memset(table, 0, sizeof *table);
 }

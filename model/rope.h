@@ -6,18 +6,21 @@
 #include <stddef.h>
 
 #include "model/config.h"
+#include "solver/memory.h"
 
 struct rope_table {
     size_t half;                /* head_dim / 2 */
     size_t n_positions;         /* filled so far */
     float *inverse_frequencies; /* [half] */
-    float *cos, *sin;           /* [n_positions, half] */
+    float *cos, *sin;           /* [n_positions, half], in `memory` */
     float amplitude;            /* on both (yarn's attention factor), else 1 */
+    const struct memory *memory;
 };
 
 /* 0, or -1 with error_set. */
-int rope_create(struct rope_table *table, const struct model_config *config);
-/* Makes sure that positions 0 .. n - 1 are there. May move cos and sin. */
+int rope_create(struct rope_table *table, const struct model_config *config,
+                const struct memory *memory);
+/* Makes sure that positions 0 .. n - 1 are there. May move cos and sin: nobody reads them now. */
 int rope_extend(struct rope_table *table, size_t n);
 void rope_free(struct rope_table *table);
 

@@ -6,10 +6,37 @@
 
 #include "mpi/error.h"
 #include "solver/engine_cpu_internal.h"
+#include "solver/engine_train.h"
 
 enum {
     HEAD_ROWS = 128, /* whose logits stay in cache */
 };
+
+static void cpu_wait(const struct engine *e)
+{
+    (void)e;
+}
+
+static void cpu_zero(const struct engine *e, void *p, size_t n_bytes)
+{
+    (void)e;
+    memset(p, 0, n_bytes);
+}
+
+static void cpu_copy(const struct engine *e, void *to, const void *from, size_t n_bytes)
+{
+    (void)e;
+    memcpy(to, from, n_bytes);
+}
+
+static void cpu_add_bias(const struct engine *e, float *y, size_t ldy, const float *bias,
+                         size_t n_rows, size_t width)
+{
+    (void)e;
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t i = 0; i < width; i++)
+            y[r * ldy + i] += bias[i];
+}
 
 struct embed_job {
     float *y;
@@ -75,11 +102,8 @@ static void cpu_product(const struct engine *e, float *y, size_t ldy, const void
                         size_t n_rows, const struct matrix *m, const float *bias, bool accumulate)
 {
     matrix_product(e->kernels, y, ldy, x, ldx, n_rows, m, 0, m->n_panels, accumulate, e->team);
-    if (!bias)
-        return;
-    for (size_t r = 0; r < n_rows; r++)
-        for (size_t i = 0; i < m->n; i++)
-            y[r * ldy + i] += bias[i];
+    if (bias)
+        cpu_add_bias(e, y, ldy, bias, n_rows, m->n);
 }
 
 struct swiglu_job {
@@ -200,6 +224,10 @@ done:
 
 static const struct engine_ops cpu_ops = {
     .device = "cpu",
+    .wait = cpu_wait,
+    .zero = cpu_zero,
+    .copy = cpu_copy,
+    .add_bias = cpu_add_bias,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .product = cpu_product,
@@ -218,6 +246,10 @@ enum kv_form engine_kv_form(enum element element, enum isa isa)
 int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads)
 {
     *e = (struct engine){.ops = &cpu_ops,
+                         .train = &engine_train_cpu,
+                         .memory = &memory_host,
+                         .layout = MATRIX_PANELS,
+                         .order = engine_order(element, isa),
                          .element = element,
                          .isa = isa,
                          .kernels = kernels_find(element, isa),
@@ -247,5 +279,7 @@ void engine_free(struct engine *e)
     if (!e)
         return;
     team_free(e->team);
+    if (e->free_device)
+        e->free_device(e);
     memset(e, 0, sizeof *e);
 }

@@ -3,15 +3,12 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "mpi/error.h"
 #include "solver/vecmath.h"
 
 enum {
-    PACK_K = 256,         /* elements of 16 rows that are packed at a time */
-    PAGE_BYTES = 1 << 21, /* a huge page */
-    MAPPED_BYTES = 1 << 22,
+    PACK_K = 256,   /* elements of 16 rows that are packed at a time */
     REST_ROWS = 64, /* rows of a last, incomplete panel at a time */
 };
 
@@ -20,32 +17,8 @@ size_t matrix_bytes(const struct matrix *m)
     return m->n_panels * KERNEL_COLUMNS * m->k_padded * element_size(m->element);
 }
 
-/* Address space for `bytes` zeros on a huge page's boundary; NULL if there is none. Pages are
- * touched by whoever packs them. */
-static void *map_zeros(size_t bytes)
-{
-    char *all =
-        mmap(NULL, bytes + PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (all == MAP_FAILED)
-        return NULL;
-    char *start = (char *)(((uintptr_t)all + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1));
-    if (start > all)
-        munmap(all, (size_t)(start - all));
-    if (start < all + PAGE_BYTES)
-        munmap(start + bytes, (size_t)(all + PAGE_BYTES - start));
-#ifdef MADV_HUGEPAGE
-    madvise(start, bytes, MADV_HUGEPAGE); /* a wish */
-#endif
-    return start;
-}
-
-/* What is mapped for a matrix: whole small pages, so that the ends can be given back. */
-static size_t mapped_bytes(const struct matrix *m)
-{
-    return (matrix_bytes(m) + 65535) & ~(size_t)65535;
-}
-
-int matrix_create(struct matrix *m, enum element element, size_t n, size_t k)
+int matrix_create_in(struct matrix *m, const struct memory *memory, enum matrix_layout layout,
+                     enum element element, size_t n, size_t k)
 {
     size_t values, bytes;
 
@@ -55,31 +28,30 @@ int matrix_create(struct matrix *m, enum element element, size_t n, size_t k)
     m->n = n;
     m->k = k;
     m->element = element;
+    m->layout = layout;
+    m->memory = memory;
     m->n_panels = (n + KERNEL_COLUMNS - 1) / KERNEL_COLUMNS;
     m->k_padded = (k + KERNEL_K_STEP - 1) / KERNEL_K_STEP * KERNEL_K_STEP;
     if (__builtin_mul_overflow(m->n_panels * KERNEL_COLUMNS, m->k_padded, &values) ||
         __builtin_mul_overflow(values, element_size(element), &bytes) || bytes > SIZE_MAX / 2)
         return error_set("a weight matrix of %zu x %zu is too large for the address space", n, k);
-    if (bytes >= MAPPED_BYTES) {
-        m->data = map_zeros(mapped_bytes(m));
-    } else {
-        m->data = aligned_alloc(64, bytes); /* a panel is a multiple of 1 KiB */
-        if (m->data)
-            memset(m->data, 0, bytes);
-    }
+    m->data = memory->take(bytes);
     if (!m->data)
         return error_set("no memory for a weight matrix of %zu x %zu (%zu bytes)", n, k, bytes);
     return 0;
+}
+
+int matrix_create(struct matrix *m, enum element element, size_t n, size_t k)
+{
+    return matrix_create_in(m, &memory_host, MATRIX_PANELS, element, n, k);
 }
 
 void matrix_free(struct matrix *m)
 {
     if (!m)
         return;
-    if (m->data && matrix_bytes(m) >= MAPPED_BYTES)
-        munmap(m->data, mapped_bytes(m));
-    else
-        free(m->data);
+    if (m->data)
+        m->memory->give(m->data, matrix_bytes(m));
     memset(m, 0, sizeof *m);
 }
 
@@ -92,7 +64,7 @@ static void transpose_words(uint32_t *restrict to, const uint32_t *restrict from
             to[j * KERNEL_COLUMNS + c] = from[c * ld + j];
 }
 
-void matrix_pack_rows(struct matrix *m, size_t first, size_t n_rows, const float *rows)
+static void pack_panels(struct matrix *m, size_t first, size_t n_rows, const float *rows)
 {
     const struct vecmath *v = vecmath_find(cpu_best_isa());
     const size_t panel_bytes = m->k_padded * KERNEL_COLUMNS * element_size(m->element);
@@ -121,8 +93,34 @@ void matrix_pack_rows(struct matrix *m, size_t first, size_t n_rows, const float
     }
 }
 
+void matrix_pack_rows(struct matrix *m, size_t first, size_t n_rows, const float *rows)
+{
+    const struct vecmath *v = vecmath_find(cpu_best_isa());
+    const size_t row_bytes = m->k_padded * element_size(m->element);
+
+    if (m->layout == MATRIX_PANELS) {
+        pack_panels(m, first, n_rows, rows);
+        return;
+    }
+    for (size_t r = 0; r < n_rows; r++) {
+        char *to = (char *)m->data + (first + r) * row_bytes;
+        if (m->element == ELEMENT_F32)
+            memcpy(to, rows + r * m->k, m->k * sizeof *rows);
+        else
+            v->to_bf16((uint16_t *)(void *)to, rows + r * m->k, m->k);
+    }
+}
+
 void matrix_unpack_row(const struct matrix *m, size_t row, float *out)
 {
+    if (m->layout == MATRIX_ROWS) {
+        const size_t first = row * m->k_padded;
+        if (m->element == ELEMENT_F32)
+            memcpy(out, (const float *)m->data + first, m->k * sizeof *out);
+        for (size_t i = 0; m->element == ELEMENT_BF16 && i < m->k; i++)
+            out[i] = f32_from_bf16(((const uint16_t *)m->data)[first + i]);
+        return;
+    }
     const size_t start = row / KERNEL_COLUMNS * m->k_padded * KERNEL_COLUMNS;
     const size_t c = row % KERNEL_COLUMNS;
 

@@ -13,9 +13,10 @@
 
 #include "solver/engine.h"
 
-/* One sequence of a pass, in host memory: rows[p] is the row of its token at position p, 0 <= p < n. Sequences
- * share rows (a common prefix); positions own .. n - 1 are this sequence's alone as queries: each
- * row is the query of exactly one sequence, while its key and value serve all whose rows[] name it.
+/* One sequence of a pass, in host memory: rows[p] is the row of its token at position p, 0 <= p <
+ * n. Sequences share rows (a common prefix); positions own .. n - 1 are this sequence's alone as
+ * queries: each row is the query of exactly one sequence, while its key and value serve all whose
+ * rows[] name it.
  */
 struct attention_sequence {
     const int32_t *rows;
@@ -87,8 +88,8 @@ struct engine_train_ops {
 
     /* The head's loss and its gradient to its input: dx f32 [n, lddx] from x elements [n, ldx]
      * (after the final norm), and x0, the base model's, or NULL. m is the head [vocab, width], m_t
-     * its transpose [width, vocab]; terms and results [n] are host memory. Logits live for a block of rows only. Returns -1 when out of
-     * memory. dx may be NULL (results alone). */
+     * its transpose [width, vocab]; terms and results [n] are host memory. Logits live for a block
+     * of rows only. Returns -1 when out of memory. dx may be NULL (results alone). */
     int (*head_backward)(const struct engine *e, float *dx, size_t lddx, const void *x,
                          const void *x0, size_t ldx, size_t n, const struct matrix *m,
                          const struct matrix *m_t, const struct head_term *terms,

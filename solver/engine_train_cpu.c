@@ -48,6 +48,25 @@ static void cpu_to_elements(const struct engine *e, void *x, size_t ldx, const f
     team_ranges(e->team, elements_rows, &job, n, rows_of(width));
 }
 
+static void cpu_gather_rows(const struct engine *e, float *y, size_t ldy, const float *h,
+                            size_t ldh, const int32_t *rows, size_t n, size_t width)
+{
+    (void)e;
+    for (size_t r = 0; r < n; r++)
+        memcpy(y + r * ldy, h + (size_t)rows[r] * ldh, width * sizeof *y);
+}
+
+static void cpu_scatter_add_rows(const struct engine *e, float *h, size_t ldh, const float *y,
+                                 size_t ldy, const int32_t *rows, size_t n, size_t width)
+{
+    (void)e;
+    for (size_t r = 0; r < n; r++) {
+        float *to = h + (size_t)rows[r] * ldh;
+        for (size_t i = 0; i < width; i++)
+            to[i] += y[r * ldy + i];
+    }
+}
+
 static void cpu_scale_columns(const struct engine *e, void *u, size_t ldu, const float *h,
                               size_t ldh, const float *z, size_t n, size_t width)
 {
@@ -258,6 +277,8 @@ done:
 
 const struct engine_train_ops engine_train_cpu = {
     .to_elements = cpu_to_elements,
+    .gather_rows = cpu_gather_rows,
+    .scatter_add_rows = cpu_scatter_add_rows,
     .norm_backward = cpu_norm_backward,
     .swiglu_backward = cpu_swiglu_backward,
     .attention_backward = attention_cpu_backward,

@@ -2,15 +2,15 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "mpi/error.h"
 
-int kv_cache_create(struct kv_cache *cache, enum kv_form form, size_t n_layers, size_t n_kv_heads,
-                    size_t head_dim)
+int kv_cache_create(struct kv_cache *cache, const struct memory *memory, enum kv_form form,
+                    size_t n_layers, size_t n_kv_heads, size_t head_dim)
 {
     const size_t width = round_up(head_dim, KERNEL_COLUMNS);
     *cache = (struct kv_cache){.form = form,
+                               .memory = memory,
                                .element = kv_form_element(form),
                                .n_layers = n_layers,
                                .n_kv_heads = n_kv_heads,
@@ -24,12 +24,18 @@ int kv_cache_create(struct kv_cache *cache, enum kv_form form, size_t n_layers, 
     return 0;
 }
 
+static size_t slab_bytes(const struct kv_cache *cache)
+{
+    return KV_SLAB_PAGES * cache->n_layers * cache->n_kv_heads * cache->head_elements *
+           element_size(cache->element);
+}
+
 void kv_cache_free(struct kv_cache *cache)
 {
     if (!cache)
         return;
     for (size_t i = 0; i < cache->n_slabs; i++)
-        free(cache->slabs[i]);
+        cache->memory->give(cache->slabs[i], slab_bytes(cache));
     free(cache->slabs);
     free(cache->references);
     free(cache->free_pages);
@@ -37,16 +43,10 @@ void kv_cache_free(struct kv_cache *cache)
     memset(cache, 0, sizeof *cache);
 }
 
-static size_t page_bytes(const struct kv_cache *cache)
-{
-    return cache->n_layers * cache->n_kv_heads * cache->head_elements *
-           element_size(cache->element);
-}
-
 static int add_slab(struct kv_cache *cache)
 {
     const size_t n_pages = (cache->n_slabs + 1) * KV_SLAB_PAGES;
-    const size_t bytes = round_up(KV_SLAB_PAGES * page_bytes(cache), 64);
+    const size_t bytes = slab_bytes(cache);
     void **slabs = realloc(cache->slabs, (cache->n_slabs + 1) * sizeof *slabs);
     if (slabs)
         cache->slabs = slabs;
@@ -59,13 +59,11 @@ static int add_slab(struct kv_cache *cache)
     int32_t *writers = realloc(cache->writers, n_pages * sizeof *writers);
     if (writers)
         cache->writers = writers;
-    const size_t huge = (size_t)2 << 20, alignment = bytes >= huge ? huge : 64;
-    void *slab = aligned_alloc(alignment, round_up(bytes, alignment));
-    /* Pages of a batch lie all over the slabs: small pages of memory would cost a miss each. */
-    if (slab && alignment == huge)
-        madvise(slab, round_up(bytes, alignment), MADV_HUGEPAGE);
+    /* Pages of a batch lie all over the slabs: host memory of small pages would cost a miss each.
+     */
+    void *slab = cache->memory->take(bytes);
     if (!slabs || !references || !free_pages || !writers || !slab) {
-        free(slab);
+        cache->memory->give(slab, bytes);
         return error_set("no memory for %zu more tokens of key/value cache (%zu MiB): use a "
                          "smaller batch",
                          (size_t)KV_PAGE * KV_SLAB_PAGES, bytes >> 20);

@@ -14,7 +14,8 @@
  * key's block depends on its position alone, so that chunks, shared prefixes, prefill and decoding
  * give the same bits.
  *
- * Local to a rank; pages in the engine's memory, the rest in the host's; not thread-safe except for reading addresses. */
+ * Local to a rank; pages in the engine's memory, the rest in the host's; not thread-safe except for
+ * reading addresses. */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,7 +34,7 @@ static inline enum element kv_form_element(enum kv_form form)
 struct kv_cache {
     enum kv_form form;
     const struct memory *memory; /* of the slabs */
-    enum element element; /* the form's */
+    enum element element;        /* the form's */
     size_t n_layers, n_kv_heads, head_dim;
     size_t key_k;         /* head_dim padded to KERNEL_K_STEP: K of the key panels */
     size_t key_columns;   /* of a key panel: positions */

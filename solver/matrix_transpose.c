@@ -53,12 +53,36 @@ static void transpose_panels(void *arg, size_t part, int thread)
             transpose_pairs(j->math, to, panel + 1 < t->n_panels ? to + t_step : NULL, from);
 }
 
+/* 16 outputs of t in rows: columns of m. */
+static void transpose_rows(void *arg, size_t part, int thread)
+{
+    const struct transpose_job *j = arg;
+    const struct matrix *m = j->m, *t = j->t;
+    const size_t first = part * SIDE, n = t->n - first < SIDE ? t->n - first : SIDE;
+    (void)thread;
+
+    for (size_t k0 = 0; k0 < t->k; k0 += SIDE) {
+        const size_t end = t->k - k0 < SIDE ? t->k : k0 + SIDE;
+        for (size_t i = first; i < first + n; i++)
+            for (size_t k = k0; k < end; k++)
+                if (m->element == ELEMENT_F32)
+                    ((float *)t->data)[i * t->k_padded + k] =
+                        ((const float *)m->data)[k * m->k_padded + i];
+                else
+                    ((uint16_t *)t->data)[i * t->k_padded + k] =
+                        ((const uint16_t *)m->data)[k * m->k_padded + i];
+    }
+}
+
 int matrix_transpose(struct matrix *t, const struct matrix *m, struct team *team)
 {
     struct transpose_job job = {t, m, vecmath_find(cpu_best_isa())};
     const size_t per_word = 4 / element_size(m->element);
-    if (matrix_create(t, m->element, m->k, m->n) != 0)
+    if (matrix_create_in(t, m->memory, m->layout, m->element, m->k, m->n) != 0)
         return -1;
-    team_run(team, transpose_panels, &job, (t->n_panels + per_word - 1) / per_word);
+    if (m->layout == MATRIX_ROWS)
+        team_run(team, transpose_rows, &job, t->n_panels);
+    else
+        team_run(team, transpose_panels, &job, (t->n_panels + per_word - 1) / per_word);
     return 0;
 }

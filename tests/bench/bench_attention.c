@@ -70,7 +70,7 @@ int main(int argc, char **argv)
         return fprintf(stderr, "%s\n", error_message()), 1;
     if (form >= 0)
         engine_set_kv_form(&e, (enum kv_form)form);
-    kv_cache_create(&cache, e.kv_form, LAYERS, KV_HEADS, HEAD_DIM);
+    kv_cache_create(&cache, &memory_host, e.kv_form, LAYERS, KV_HEADS, HEAD_DIM);
 
     const size_t n_pages = context / KV_PAGE + 1, qkv_floats = batch * WIDTH;
     int32_t *pages = allocate(batch * n_pages * sizeof *pages);

@@ -132,8 +132,7 @@ static int phases_begin(struct model *model, size_t batch, size_t n_steps)
     phases =
         (struct phases){.model = model,
                         .ops = model->engine.ops,
-                        .timed = {model->engine.ops->device, phases_embed, phases_norm,
-                                  phases_product, phases_attention, phases_swiglu, phases_head},
+                        .timed = *model->engine.ops,
                         .batch = batch,
                         .most = n_steps,
                         .steps = calloc(n_steps, sizeof *phases.steps),
@@ -141,6 +140,12 @@ static int phases_begin(struct model *model, size_t batch, size_t n_steps)
                         .y = aligned_alloc(64, round_up(batch * widest_y * sizeof(float), 64))};
     if (!phases.steps || !phases.x || !phases.y)
         return -1;
+    phases.timed.embed = phases_embed;
+    phases.timed.norm = phases_norm;
+    phases.timed.product = phases_product;
+    phases.timed.attention = phases_attention;
+    phases.timed.swiglu = phases_swiglu;
+    phases.timed.head = phases_head;
     memset(phases.x, 0x3c, x_bytes); /* 0.0115 in either type */
     model->engine.ops = &phases.timed;
     return 0;

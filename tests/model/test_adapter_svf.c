@@ -107,6 +107,7 @@ static void a_site_is_its_definition(void **state)
                     g[i * ldy + j] = svf_noise(&noise);
             }
             adapter_svf_multipliers(adapter, k, p, multipliers);
+            adapter_prepare(adapter, model, p);
             /* In two calls, as rows come in training. */
             struct adapter_call call = {.model = model,
                                         .parameters = p,

@@ -625,8 +625,8 @@ static void mistakes_are_sentences(void **state)
         assert_int_equal(pass_append(pass, 0, 1), 0);
     expect_error(pass_append(pass, 0, 1), "full");
     assert_true(pass_bytes(t.model, t.adapter, &options) > 30 * 1000);
-    pass_reset(pass, t.parameters);
     t.parameters[3] = NAN;
+    pass_reset(pass, t.parameters);
     assert_int_equal(pass_add(pass, w.tokens[0], LENGTH, &sequence), 0);
     run(pass);
     expect_error(pass_backward(pass, NULL, w.places, w.terms, 1, gradient, results),

@@ -226,7 +226,7 @@ static void check_shape(const struct shape *s)
 
     assert_int_equal(engine_create_cpu(&e, s->element, s->isa, s->n_threads), 0);
     engine_set_kv_form(&e, s->form);
-    kv_cache_create(&cache, s->form, s->layer.layer + 1, s->layer.n_kv_heads, s->layer.head_dim);
+    kv_cache_create(&cache, &memory_host, s->form, s->layer.layer + 1, s->layer.n_kv_heads, s->layer.head_dim);
     /* What was in a page before must not matter: fill one slab with NaN. */
     int32_t pages[KV_SLAB_PAGES];
     for (size_t i = 0; i < KV_SLAB_PAGES; i++)
@@ -317,7 +317,7 @@ static void run_at_once(const struct engine *e, const struct attention_layer *a,
     struct batch_run runs[8];
     size_t n_rows = 0;
 
-    kv_cache_create(&cache, e->kv_form, 1, a->n_kv_heads, a->head_dim);
+    kv_cache_create(&cache, &memory_host, e->kv_form, 1, a->n_kv_heads, a->head_dim);
     int32_t pages[2] = {kv_page_take(&cache), kv_page_take(&cache)};
     int32_t other[2] = {pages[0], kv_page_take(&cache)};
     float *rows = malloc(2 * TOKENS * ld * sizeof *rows);
