@@ -55,6 +55,10 @@ static int check_grid_method(enum svd_method method)
 
 static int check_settings(const struct settings *s, struct option_spec *table, const char *model)
 {
+    struct device wish;
+
+    if (device_parse(s->device, &wish) != 0)
+        return error_prefix("--device");
     if (s->shape && !s->plan)
         return error_set("--model-shape is for --plan; a run needs MODEL");
     if (!s->shape && !model)

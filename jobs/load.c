@@ -23,7 +23,10 @@ static bool names_factors(const struct load_options *options, struct option_spec
 int load_check_options(const struct load_options *options, struct option_spec *table)
 {
     const bool raw = options->raw || !options->chat;
+    struct device wish;
 
+    if (device_parse(options->device, &wish) != 0)
+        return error_prefix("--device");
     if (options->raw && options->chat && option_find(table, "chat")->source)
         return error_set("--chat and --raw exclude each other");
     if (raw && options->chat_format)

@@ -695,7 +695,8 @@ static void names_are_read_back(void **state)
     enum svd_method method;
     assert_int_equal(svd_method_parse("magic", &method), -1);
     assert_string_equal(error_message(), "there is no decomposition method 'magic': choose auto, "
-                                         "lapack, one-stage, two-stage, scalapack, elpa or gesvd");
+                                         "lapack, one-stage, two-stage, scalapack, elpa, gesvd or "
+                                         "cusolver");
     assert_string_equal(svd_repair_name(SVD_REPAIR_JACOBI), "jacobi");
 }
 
