@@ -65,7 +65,7 @@ void kv_page_drop(struct kv_cache *cache, int32_t page);
 static inline void *kv_head_page(const struct kv_cache *cache, int32_t page, size_t layer,
                                  size_t head)
 {
-    char *slab = cache->slabs[(size_t)page / KV_SLAB_PAGES];
+    char *slab = (char *)cache->slabs[(size_t)page / KV_SLAB_PAGES];
     const size_t index =
         ((size_t)page % KV_SLAB_PAGES * cache->n_layers + layer) * cache->n_kv_heads + head;
     return slab + index * cache->head_elements * element_size(cache->element);

@@ -8,6 +8,10 @@ endif()
 set(T2_TEST_ENVIRONMENT
   "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_btl_vader_single_copy_mechanism=none"
   "ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1;T2_TASKS=${CMAKE_SOURCE_DIR}/data/tasks")
+if(T2_CUDA STREQUAL "STANDIN")
+  # Every test of the CPU's path, on the stand-in's device.
+  list(APPEND T2_TEST_ENVIRONMENT "T2_DEVICE=cuda;T2_STANDIN_COVERAGE=${CMAKE_BINARY_DIR}/standin_coverage.txt")
+endif()
 # t2 starts itself again with the OpenBLAS kernels of the processor's class (solver/blas_kernels.c),
 # where OpenBLAS itself takes an old core's. What stands on the BLAS most is tested with each of them.
 set(T2_BLAS_TESTS solver.eigen solver.eigen_two_stage solver.svd model.decompose)
