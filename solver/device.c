@@ -79,20 +79,3 @@ void device_describe(const struct device *device, char *text, size_t size)
     else
         snprintf(text, size, "cuda");
 }
-
-bool device_built(void)
-{
-#ifdef T2_HAVE_CUDA
-    return true;
-#else
-    return false;
-#endif
-}
-
-#ifndef T2_HAVE_CUDA
-int device_identity(int index, unsigned char identity[16])
-{
-    (void)index, (void)identity;
-    return -1;
-}
-#endif

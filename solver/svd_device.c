@@ -6,40 +6,6 @@
 #include "solver/svd_cuda.h"
 #include "solver/svd_internal.h"
 
-#ifndef T2_HAVE_CUDA
-struct svd_cuda *svd_cuda_create(int device)
-{
-    (void)device;
-    error_set("this t2 was built without CUDA; install the CUDA Toolkit and build it with "
-              "-DT2_CUDA=ON (cmake --preset cuda)");
-    return NULL;
-}
-
-void svd_cuda_free(struct svd_cuda *cuda)
-{
-    (void)cuda;
-}
-
-int svd_cuda_solve(struct svd_cuda *cuda, const char *name, const float *w, size_t n_rows,
-                   size_t n_columns, double *values, struct svd_cuda_found *found)
-{
-    (void)cuda, (void)w, (void)n_rows, (void)n_columns, (void)values, (void)found;
-    return error_set("%s: this t2 was built without CUDA", name);
-}
-
-int svd_cuda_deliver(struct svd_cuda *cuda, const uint32_t *order, const double *values,
-                     float *factor, double *orthogonality, double *residual)
-{
-    (void)cuda, (void)order, (void)values, (void)factor, (void)orthogonality, (void)residual;
-    return error_set("this t2 was built without CUDA");
-}
-
-void svd_cuda_end(struct svd_cuda *cuda)
-{
-    (void)cuda;
-}
-#endif
-
 /* What worker 0 tells the others. */
 struct shared {
     struct svd_cuda_found found;

@@ -478,7 +478,7 @@ int svd_cuda_solve(struct svd_cuda *s, const char *name, const float *w, size_t 
     s->n_columns = n_columns;
     s->r = least(n_rows, n_columns);
     s->length = n_rows + n_columns - s->r;
-    *found = (struct svd_cuda_found){};
+    *found = svd_cuda_found{false, 0};
     /* Which device is current is a thread's own matter. */
     if (check(s, cudaSetDevice(s->number), "its choice") != 0 || take_memory(s) != 0 ||
         check(s,
@@ -548,6 +548,7 @@ int svd_cuda_deliver(struct svd_cuda *s, const uint32_t *order, const double *va
 
 void svd_cuda_end(struct svd_cuda *s)
 {
+    cudaStreamSynchronize(s->stream); /* after a failure, copies of the caller's may be under way */
     s->name = NULL;
     pthread_mutex_unlock(&s->busy);
 }
