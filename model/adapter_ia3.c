@@ -11,6 +11,17 @@ bool adapter_ia3_scales_input(enum projection projection)
     return projection == PROJECTION_DOWN;
 }
 
+/* In the engine's memory: the prepared parameters. */
+struct ia3 {
+    const struct memory *memory;
+    float *l; /* [n_parameters] */
+};
+
+static float *l_of(const struct adapter *adapter, size_t site)
+{
+    return ((const struct ia3 *)adapter->data)->l + adapter->sites[site].first_parameter;
+}
+
 static bool scales_input(const struct adapter *adapter, size_t site)
 {
     return adapter_ia3_scales_input(adapter->sites[site].projection);
@@ -73,9 +84,8 @@ static void scale_input(const struct adapter *adapter, size_t site, const struct
 
     engine_train(e)->to_floats(e, w->other, w->ld, call->x, call->ldx, call->n_rows,
                                s->module.n_columns);
-    engine_train(e)->scale_columns(e, w->elements, w->ld, w->other, w->ld,
-                                   call->parameters + s->first_parameter, call->n_rows,
-                                   s->module.n_columns);
+    engine_train(e)->scale_columns(e, w->elements, w->ld, w->other, w->ld, l_of(adapter, site),
+                                   call->n_rows, s->module.n_columns);
 }
 
 static void forward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
@@ -100,8 +110,8 @@ static void forward(const struct adapter *adapter, size_t site, const struct ada
     const size_t ldt = call->saved ? round_up(s->module.n_rows, KERNEL_K_STEP) : w.ld;
     float *t = call->saved ? call->saved : w.floats;
     e->ops->product(e, t, ldt, call->x, call->ldx, n, &base->m, bias, false);
-    engine_train(e)->scale_add(e, y, ldy, t, ldt, call->parameters + s->first_parameter, NULL, n,
-                               s->module.n_rows, accumulate);
+    engine_train(e)->scale_add(e, y, ldy, t, ldt, l_of(adapter, site), NULL, n, s->module.n_rows,
+                               accumulate);
 }
 
 static int backward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
@@ -112,10 +122,10 @@ static int backward(const struct adapter *adapter, size_t site, const struct ada
     const struct adapter_site *s = &adapter->sites[site];
     const struct span *base = base_of(adapter, site, call);
     const struct scratch w = cut_scratch(adapter, site, call->n_rows, call->scratch);
-    const float *l = call->parameters + s->first_parameter;
+    const float *l = l_of(adapter, site);
     const size_t n = call->n_rows;
 
-    memset(w.sum, 0, s->n_parameters * sizeof *w.sum);
+    e->ops->zero(e, w.sum, s->n_parameters * sizeof *w.sum);
     if (scales_input(adapter, site)) {
         scale_input(adapter, site, call, &w); /* for x in f32 */
         e->ops->product(e, w.floats, w.ld, g, ldg, n, &base->t, NULL, false);
@@ -130,8 +140,7 @@ static int backward(const struct adapter *adapter, size_t site, const struct ada
         if (dx)
             e->ops->product(e, dx, lddx, w.elements, w.ld, n, &base->t, NULL, true);
     }
-    for (size_t i = 0; i < s->n_parameters; i++)
-        gradient[s->first_parameter + i] += w.sum[i];
+    e->ops->add_bias(e, gradient + s->first_parameter, s->n_parameters, w.sum, 1, s->n_parameters);
     return 0;
 }
 
@@ -144,17 +153,34 @@ static bool piece(const struct adapter *adapter, size_t site, size_t i, struct a
     return i == 0;
 }
 
-static void ia3_free(struct adapter *adapter)
+static void prepare(const struct adapter *adapter, const struct model *model,
+                    const float *parameters)
 {
-    (void)adapter;
+    const struct ia3 *a = adapter->data;
+    (void)model;
+    memcpy(a->l, parameters, adapter->n_parameters * sizeof *a->l);
 }
 
-#define IA3_OPS                                                                                    \
-    .kind = "ia3", .runs_base = true, .needs_input = true, .saved_bytes = saved_bytes,             \
-    .scratch_bytes = scratch_bytes, .forward = forward, .piece = piece, .free = ia3_free
+static void ia3_free(struct adapter *adapter)
+{
+    struct ia3 *a = adapter->data;
+    if (a)
+        memory_give(a->memory, a->l, adapter->n_parameters, sizeof *a->l);
+    free(a);
+}
 
-static const struct adapter_ops ia3_ops = {IA3_OPS, .backward = backward};
-static const struct adapter_ops ia3_inference_ops = {IA3_OPS};
+static const struct adapter_ops ia3_ops = {
+    .kind = "ia3",
+    .runs_base = true,
+    .needs_input = true,
+    .prepare = prepare,
+    .saved_bytes = saved_bytes,
+    .scratch_bytes = scratch_bytes,
+    .forward = forward,
+    .backward = backward,
+    .piece = piece,
+    .free = ia3_free,
+};
 
 static size_t count(const struct module *module, const struct adapter_settings *settings,
                     bool first)
@@ -167,9 +193,8 @@ static size_t count(const struct module *module, const struct adapter_settings *
 
 static struct adapter *create(const struct adapter_source *source)
 {
-    struct adapter *adapter = adapter_create(source->with_backward ? &ia3_ops : &ia3_inference_ops,
-                                             model_get_config(source->model)->n_layers,
-                                             source->modules, source->n_modules);
+    struct adapter *adapter = adapter_create(&ia3_ops, source->model, source->modules,
+                                             source->n_modules, source->with_backward);
 
     if (!adapter)
         return NULL;
@@ -181,6 +206,13 @@ static struct adapter *create(const struct adapter_source *source)
         if (model_set_apart(source->model, s->module.layer, 1u << s->projection) != 0)
             goto failed;
     }
+    const struct memory *memory = model_engine(source->model)->memory;
+    struct ia3 *a = adapter->data = calloc(1, sizeof *a);
+    if (!a || !(a->l = memory_take(memory, adapter->n_parameters, sizeof *a->l))) {
+        error_set("no memory for an adapter");
+        goto failed;
+    }
+    a->memory = memory;
     if (adapter_make_parameters(adapter) != 0)
         goto failed;
     for (size_t i = 0; i < adapter->n_parameters; i++)

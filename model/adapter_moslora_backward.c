@@ -138,6 +138,7 @@ static void input_backward(struct moslora_job *j, float *dx, size_t lddx)
     j->lddx = apart ? j->w.ldx : lddx;
     j->e->ops->product(j->e, j->dx, j->lddx, j->w.dh_e, j->w.ld_dh, j->n_rows, &j->s->in_t, NULL,
                        !apart);
+    j->e->ops->wait(j->e);
     team_ranges(j->e->team, input_rows, j, j->n_rows, 8);
     if (apart)
         engine_train(j->e)->add_dropped(j->e, dx, lddx, j->dx, j->lddx, j->n_rows, j->s->n_in,
@@ -230,17 +231,19 @@ int moslora_backward(const struct adapter *adapter, size_t site, const struct ad
     moslora_take_tokens(&j, call);
     j.h = call->saved;
     j.e->ops->product(j.e, j.w.u, j.w.ldu, g, ldg, n, &s->out_t, NULL, false);
+    j.e->ops->wait(j.e);
     team_run(j.e->team, backward_chunk, &j, (n + MOSLORA_CHUNK - 1) / MOSLORA_CHUNK);
     train->to_elements(j.e, j.w.dh_e, j.w.ld_dh, j.w.h, moslora_ld_h(s), n, s->n_h);
     if (gradient) {
         train->to_elements(j.e, j.w.u_e, j.w.ldu, j.w.u, j.w.ldu, n, s->n_u);
-        memset(j.w.g_in, 0, s->n_h * s->n_in * sizeof *j.w.g_in);
-        memset(j.w.g_out, 0, s->n_u * s->n_out * sizeof *j.w.g_out);
+        j.e->ops->zero(j.e, j.w.g_in, s->n_h * s->n_in * sizeof *j.w.g_in);
+        j.e->ops->zero(j.e, j.w.g_out, s->n_u * s->n_out * sizeof *j.w.g_out);
         if (train->outer_sum(j.e, j.w.g_in, s->n_in, j.w.dh_e, j.w.ld_dh, s->n_h, j.x, j.ldx,
                              s->n_in, n) != 0 ||
             train->outer_sum(j.e, j.w.g_out, s->n_out, j.w.u_e, j.w.ldu, s->n_u, g, ldg, s->n_out,
                              n) != 0)
             return -1;
+        j.e->ops->wait(j.e);
         add_gradient(&j, gradient);
     }
     if (dx)

@@ -19,7 +19,7 @@ static struct moslora_room cut_room(const struct adapter *adapter, size_t site, 
     const struct moslora_site *s = moslora_site(adapter, site);
     const size_t size = element_size(s->in.element),
                  n_chunks = (n_rows + MOSLORA_CHUNK - 1) / MOSLORA_CHUNK;
-    const size_t n_dropped = m->options.dropout > 0 && m->with_backward ? n_rows : 0;
+    const size_t n_dropped = m->options.dropout > 0 && adapter->with_backward ? n_rows : 0;
     struct moslora_room w = {
         .ldx = s->in.k_padded, .ldu = s->out.k_padded, .ld_dh = round_up(s->n_h, KERNEL_K_STEP)};
     size_t at = 0;
@@ -30,7 +30,7 @@ static struct moslora_room cut_room(const struct adapter *adapter, size_t site, 
     w.h = block_cut(memory, &at, n_rows * moslora_ld_h(s), sizeof *w.h);
     w.u = block_cut(memory, &at, n_rows * w.ldu, sizeof *w.u);
     w.u_e = block_cut(memory, &at, n_rows * w.ldu, size);
-    if (m->with_backward) {
+    if (adapter->with_backward) {
         w.dx = block_cut(memory, &at, n_dropped * w.ldx, sizeof *w.dx);
         w.dh_e = block_cut(memory, &at, n_rows * w.ld_dh, size);
         w.g_in = block_cut(memory, &at, s->n_h * s->n_in, sizeof *w.g_in);
@@ -135,6 +135,7 @@ static void long_token(const struct moslora_job *j, size_t row)
             j->e->math->to_bf16((uint16_t *)j->w.row + i, values, room);
     }
     j->e->ops->product(j->e, h, moslora_ld_h(j->s), j->w.row, j->w.ldx, 1, &j->s->in, NULL, false);
+    j->e->ops->wait(j->e);
     for (size_t i = 0; i < j->s->n_h; i++)
         h[i] = (float)fmax(-1e37, fmin(1e37, ldexp((double)h[i], power)));
 }
@@ -272,10 +273,12 @@ void moslora_forward(const struct adapter *adapter, size_t site, const struct ad
     if (!call->parameters)
         return;
     moslora_take_tokens(&j, call);
+    j.e->ops->wait(j.e); /* rows are the host's work, on any device */
     if (!call->same_input)
         team_ranges(j.e->team, norm_rows, &j, n, 8);
     j.h = call->saved ? call->saved : j.w.h;
     j.e->ops->product(j.e, j.h, ld, j.x, j.ldx, n, &j.s->in, NULL, false);
+    j.e->ops->wait(j.e);
     for (size_t r = 0; r < n; r++)
         if (!(j.w.norms[r * j.m->n_norms] <= LONG_TOKEN))
             long_token(&j, r);

@@ -85,7 +85,8 @@ static void pack_part(void *arg, size_t part, int thread)
 static int find_change(struct weight_mix *mix, const struct merge *merge, const struct tensor *t,
                        struct matrix *change)
 {
-    struct team *team = mix->model->engine.team;
+    const struct engine *e = &mix->model->engine;
+    struct team *team = e->team;
     const size_t n_rows = tensor_n_rows(t), width = tensor_row_elements(t), n = n_rows * width;
     float *before = malloc(n * sizeof *before), *after = malloc(n * sizeof *after);
     struct pack_job job = {change, after};
@@ -98,7 +99,7 @@ static int find_change(struct weight_mix *mix, const struct merge *merge, const 
     tensor_read_rows(t, 0, n_rows, before);
     memcpy(after, before, n * sizeof *after);
     if (merge_apply(merge, t, after, ELEMENT_F32, team) != 0 ||
-        matrix_create(change, mix->model->options.element, n_rows, width) != 0)
+        matrix_create_in(change, &memory_host, e->layout, e->element, n_rows, width) != 0)
         goto done;
     for (size_t i = 0; i < n; i++)
         after[i] -= before[i];
@@ -186,6 +187,7 @@ int weight_mix_wear(struct weight_mix *mix, enum expert_mix reading, const doubl
     for (size_t i = 0; i < expert_set_n_groups(set, granularity) * set->n; i++)
         if (!(fabs(alpha[i]) < 1e6))
             return error_set("a coefficient of a mixture is not finite");
+    mix->model->engine.ops->wait(&mix->model->engine);
     for (size_t i = 0; i < set->n_modules; i++) {
         const double *a = alpha + expert_set_group(set, granularity, i) * set->n;
         const struct place *place = &mix->places[i];

@@ -18,7 +18,7 @@ if(T2_CUDA STREQUAL "STANDIN")
     CXX_EXTENSIONS OFF)
   # Optimised even in debug builds, like the CPU's kernels. Tests run where they are built: fmaf() is
   # one instruction where this processor has it.
-  set(options -O2 -fno-trapping-math)
+  set(options -O2 -fno-trapping-math -Wno-unknown-pragmas) # unroll
   if(EXISTS /proc/cpuinfo)
     file(STRINGS /proc/cpuinfo flags REGEX "^flags.* fma " LIMIT_COUNT 1)
     if(flags)

@@ -19,6 +19,7 @@ struct standin_event {
 struct standin_stream {
     std::deque<std::function<void()>> queue;
     size_t done = 0, queued = 0;
+    bool blocking = true; /* the default stream's work waits for it */
 };
 
 namespace
@@ -112,6 +113,15 @@ void run_all(void)
     run_until(&rt().default_stream, rt().default_stream.queued);
     for (cudaStream_t stream : rt().streams)
         run_until(stream, stream->queued);
+}
+
+/* What a synchronous call, on the default stream, waits for. */
+void run_blocking(void)
+{
+    run_until(&rt().default_stream, rt().default_stream.queued);
+    for (cudaStream_t stream : rt().streams)
+        if (stream->blocking)
+            run_until(stream, stream->queued);
 }
 
 const std::pair<const char *const, allocation> *find(const void *p)
@@ -376,7 +386,7 @@ cudaError_t cudaMemset(void *p, int value, size_t bytes)
     guard g(rt().lock);
     if (!standin_count("a fill") || (bytes > 0 && !find(p)))
         return failed(cudaErrorInvalidValue);
-    run_all();
+    run_blocking();
     memset(p, value, bytes);
     return cudaSuccess;
 }
@@ -395,7 +405,7 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
     guard g(rt().lock);
     if (!standin_count("a copy") || (kind != cudaMemcpyDefault && !both_known(to, from, kind)))
         return failed(cudaErrorInvalidValue);
-    run_all();
+    run_blocking();
     memcpy(to, from, bytes);
     return cudaSuccess;
 }
@@ -421,12 +431,13 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 
 /* ---- streams and events ---------------------------------------------------------------------- */
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 {
     guard g(rt().lock);
     if (!standin_count("a stream"))
         return failed(cudaErrorMemoryAllocation);
     *stream = new standin_stream;
+    (*stream)->blocking = flags != cudaStreamNonBlocking;
     rt().streams.insert(*stream);
     return cudaSuccess;
 }
