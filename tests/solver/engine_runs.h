@@ -15,6 +15,7 @@ struct run {
     void *tensors[MOST_TENSORS];
     size_t bytes[MOST_TENSORS];
     size_t n_tensors;
+    long fail_after; /* of the stand-in, once an operation begins */
     float *out;
     size_t n_out;
     size_t ends[MOST_PARTS]; /* of what was kept at a time */

@@ -10,6 +10,9 @@
 #include <cmocka.h>
 
 #include "tests/solver/engine_runs.h"
+#ifdef T2_STANDIN
+#include "tests/standin/standin.h"
+#endif
 
 /* ---- row by row ------------------------------------------------------------------------------ */
 
@@ -189,9 +192,10 @@ static void make_numbered_case(struct attention_case *t, size_t which)
               attention_cases[which].most, attention_cases[which].norm);
 }
 
-/* dqkv [n_rows, ld] of some sequences of a case */
-static float *run_attention(struct run *run, const struct attention_case *t,
-                            const struct attention_sequence *sequences, size_t n_sequences)
+/* The status of the call, and dqkv [n_rows, ld] of some sequences of a case. */
+static int call_attention(struct run *run, const struct attention_case *t,
+                          const struct attention_sequence *sequences, size_t n_sequences,
+                          float **gradient)
 {
     const size_t n = t->n_rows * t->ld * sizeof(float), d = t->a.head_dim;
     const size_t table = t->n_positions * (d / 2) * sizeof(float);
@@ -206,8 +210,19 @@ static float *run_attention(struct run *run, const struct attention_case *t,
         a.q_norm = tensor(run, t->tables[2], d * sizeof(float));
         a.k_norm = tensor(run, t->tables[3], d * sizeof(float));
     }
-    if (run->ops->attention_backward(&run->e, &a, sequences, n_sequences, t->n_rows, qkv, t->ld,
-                                     dout, t->ldo, dqkv, t->ld) != 0)
+    *gradient = dqkv;
+#ifdef T2_STANDIN
+    standin_fail_after(run->fail_after);
+#endif
+    return run->ops->attention_backward(&run->e, &a, sequences, n_sequences, t->n_rows, qkv, t->ld,
+                                        dout, t->ldo, dqkv, t->ld);
+}
+
+static float *run_attention(struct run *run, const struct attention_case *t,
+                            const struct attention_sequence *sequences, size_t n_sequences)
+{
+    float *dqkv;
+    if (call_attention(run, t, sequences, n_sequences, &dqkv) != 0)
         fail_msg("%s", error_message());
     run->e.ops->wait(&run->e);
     return dqkv;
@@ -280,9 +295,10 @@ static void a_shared_prefix_changes_no_other_bits(void **state)
 /* ---- the head -------------------------------------------------------------------------------- */
 
 /* Rows first .. first + n of a head's case; dx [n, HEAD_LD] or NULL. */
-static void run_head(struct run *run, const struct head_case *t, bool base, size_t first, size_t n,
+static int call_head(struct run *run, const struct head_case *t, bool base, size_t first, size_t n,
                      float *dx, struct head_term_result *results)
 {
+    int status;
     const size_t size = element_size(run->e.element), bytes = n * HEAD_LD * size;
     struct matrix m, m_t;
     const char *from = (const char *)t->elements + first * HEAD_LD * size;
@@ -292,12 +308,22 @@ static void run_head(struct run *run, const struct head_case *t, bool base, size
     assert_int_equal(engine_matrix_create(&run->e, &m, VOCAB, WIDTH), 0);
     matrix_pack_rows(&m, 0, VOCAB, t->w);
     assert_int_equal(matrix_transpose(&m_t, &m, NULL), 0);
-    if (run->ops->head_backward(&run->e, dx, HEAD_LD, x, x0, HEAD_LD, n, &m, &m_t, t->terms + first,
-                                results) != 0)
-        fail_msg("%s", error_message());
+#ifdef T2_STANDIN
+    standin_fail_after(run->fail_after);
+#endif
+    status = run->ops->head_backward(&run->e, dx, HEAD_LD, x, x0, HEAD_LD, n, &m, &m_t,
+                                     t->terms + first, results);
     run->e.ops->wait(&run->e);
     matrix_free(&m);
     matrix_free(&m_t);
+    return status;
+}
+
+static void run_head(struct run *run, const struct head_case *t, bool base, size_t first, size_t n,
+                     float *dx, struct head_term_result *results)
+{
+    if (call_head(run, t, base, first, n, dx, results) != 0)
+        fail_msg("%s", error_message());
 }
 
 static void head_backward(struct run *run, size_t which)
@@ -358,6 +384,86 @@ static void a_rows_loss_has_the_same_bits_alone(void **state)
     }
 }
 
+/* ---- failures -------------------------------------------------------------------------------- */
+
+#ifdef T2_STANDIN
+typedef int failing_operation(struct run *run);
+
+static int failing_attention(struct run *run)
+{
+    struct attention_case t;
+    float *dqkv;
+    make_case(&t, 4, 2, 16, 0, 2, 5, 6, true);
+    const int status = call_attention(run, &t, t.sequences, t.n_sequences, &dqkv);
+    free_case(&t);
+    return status;
+}
+
+static int failing_head(struct run *run)
+{
+    struct head_case t;
+    struct head_term_result results[HEAD_TOKENS];
+    float *dx = tensor(run, NULL, HEAD_TOKENS * HEAD_LD * sizeof *dx);
+    make_head(&t, run->e.element, 0.1f);
+    const int status = call_head(run, &t, true, 0, 2, dx, results);
+    free_head(&t);
+    return status;
+}
+
+/* What returns nothing, and at last something that says whether all that went well. */
+static int failing_rest(struct run *run)
+{
+    enum { N = 3, COLUMNS = 32 };
+    static const int32_t rows[N] = {1, 0, 1};
+    static const uint64_t keys[N] = {3, 4, 5};
+    const struct dropout dropout = {keys, 1, 1000};
+    const struct engine *e = &run->e;
+    float *h = floats(run, N * COLUMNS, 0), *y = floats(run, N * COLUMNS, 0);
+    void *x = elements(run, N * COLUMNS), *z = elements(run, N * COLUMNS);
+
+    standin_fail_after(run->fail_after);
+    run->ops->to_elements(e, x, COLUMNS, h, COLUMNS, N, COLUMNS);
+    run->ops->scale_columns(e, x, COLUMNS, h, COLUMNS, y, N, COLUMNS);
+    run->ops->to_floats(e, h, COLUMNS, x, COLUMNS, N, COLUMNS);
+    run->ops->scale_add(e, h, COLUMNS, y, COLUMNS, y, NULL, N, COLUMNS, true);
+    run->ops->gather_rows(e, y, COLUMNS, h, COLUMNS, rows, N, COLUMNS);
+    run->ops->scatter_add_rows(e, y, COLUMNS, h, COLUMNS, rows, N, COLUMNS);
+    run->ops->norm_backward(e, y, COLUMNS, h, COLUMNS, h, COLUMNS, N, h, COLUMNS, 1e-5f);
+    run->ops->swiglu_backward(e, x, COLUMNS, h, COLUMNS, y, COLUMNS, COLUMNS / 2, N, COLUMNS / 2);
+    run->ops->multiply_sum(e, y, h, COLUMNS, h, COLUMNS, N, COLUMNS);
+    run->ops->drop(e, z, COLUMNS, x, COLUMNS, N, COLUMNS, &dropout);
+    run->ops->add_dropped(e, h, COLUMNS, y, COLUMNS, N, COLUMNS, &dropout);
+    return run->ops->outer_sum(e, h, COLUMNS, x, COLUMNS, N, z, COLUMNS, COLUMNS, N);
+}
+
+static void check_failures(failing_operation *f, long least)
+{
+    const size_t before = standin_allocated();
+    long n = 1;
+    for (int status = -1; status != 0; n++) {
+        struct run run;
+        start(&run, true, ELEMENT_BF16);
+        run.fail_after = n;
+        error_clear();
+        status = f(&run);
+        standin_fail_after(0);
+        assert_true((status == 0) == (error_message()[0] == '\0'));
+        finish(&run);
+        assert_true(standin_allocated() == before);
+        assert_true(n < 1000);
+    }
+    assert_true(n > least);
+}
+
+static void any_failure_is_a_sentence_and_leaves_nothing(void **state)
+{
+    (void)state;
+    check_failures(failing_attention, 6);
+    check_failures(failing_head, 10);
+    check_failures(failing_rest, 15);
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -372,6 +478,9 @@ int main(void)
         cmocka_unit_test(a_shared_prefix_changes_no_other_bits),
         cmocka_unit_test(head_backward_is_near_the_cpus),
         cmocka_unit_test(a_rows_loss_has_the_same_bits_alone),
+#ifdef T2_STANDIN
+        cmocka_unit_test(any_failure_is_a_sentence_and_leaves_nothing),
+#endif
     };
     if (engine_cuda_count() == 0) {
         printf("skipped: no CUDA device\n");
