@@ -134,10 +134,10 @@ struct engine_train_ops {
     void (*spaces_norms)(const struct engine *e, double *norms, size_t n_norms, const void *x,
                          size_t ldx, size_t n, size_t n_in);
     /* h f32 [n, ldh] = x in^T has overflowed, or could have, where |x|^2 > 1e32: again, in f64 and
-     * cut to 1e37. -1 when out of memory. */
-    int (*spaces_long)(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
-                       const struct matrix *in, const void *x, size_t ldx, const double *norms,
-                       size_t n);
+     * cut to 1e37; NaN when out of memory. */
+    void (*spaces_long)(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
+                        const struct matrix *in, const void *x, size_t ldx, const double *norms,
+                        size_t n);
     /* u f32 [n, ldu] from h f32 [n, ldh], behind which the norms are put (s->norms_at). */
     void (*spaces_forward)(const struct engine *e, const struct spaces *s, float *u, size_t ldu,
                            float *h, size_t ldh, const double *norms, size_t n);

@@ -21,9 +21,9 @@ void adapters_cpu_add_dropped(const struct engine *e, float *dx, size_t lddx, co
 /* spaces_cpu.c */
 void spaces_cpu_norms(const struct engine *e, double *norms, size_t n_norms, const void *x,
                       size_t ldx, size_t n, size_t n_in);
-int spaces_cpu_long(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
-                    const struct matrix *in, const void *x, size_t ldx, const double *norms,
-                    size_t n);
+void spaces_cpu_long(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
+                     const struct matrix *in, const void *x, size_t ldx, const double *norms,
+                     size_t n);
 void spaces_cpu_forward(const struct engine *e, const struct spaces *s, float *u, size_t ldu,
                         float *h, size_t ldh, const double *norms, size_t n);
 int spaces_cpu_backward(const struct engine *e, const struct spaces *s, double *sums,

@@ -86,9 +86,9 @@ static double dot_row(const struct job *j, size_t row, const float *weights)
     return sum;
 }
 
-int spaces_cpu_long(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
-                    const struct matrix *in, const void *x, size_t ldx, const double *norms,
-                    size_t n)
+void spaces_cpu_long(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
+                     const struct matrix *in, const void *x, size_t ldx, const double *norms,
+                     size_t n)
 {
     const struct job job = {.e = e, .x = x, .ldx = ldx, .n_in = in->k};
     float *weights = NULL;
@@ -96,15 +96,17 @@ int spaces_cpu_long(const struct engine *e, const struct spaces *s, float *h, si
         const double norm = norms[r * s->n_norms];
         if (norm <= SPACES_LONG_TOKEN || !isfinite(norm))
             continue;
-        if (!weights && !(weights = malloc((in->k + 1) * sizeof *weights)))
-            return error_set("no memory for a row of %zu weights", in->k);
+        if (!weights)
+            weights = malloc((in->k + 1) * sizeof *weights);
         for (size_t i = 0; i < in->n; i++) {
+            h[r * ldh + i] = NAN;
+            if (!weights)
+                continue;
             matrix_unpack_row(in, i, weights);
             h[r * ldh + i] = (float)spaces_clamp(dot_row(&job, r, weights), SPACES_MOST_H);
         }
     }
     free(weights);
-    return 0;
 }
 
 /* ---- forward --------------------------------------------------------------------------------- */

@@ -75,19 +75,18 @@ static __global__ void spaces_long_kernel(float *h, size_t ldh, const void *weig
     }
 }
 
-int cuda_spaces_long(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
-                     const struct matrix *in, const void *x, size_t ldx, const double *norms,
-                     size_t n)
+void cuda_spaces_long(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
+                      const struct matrix *in, const void *x, size_t ldx, const double *norms,
+                      size_t n)
 {
     CUDA_TENSOR(h);
     CUDA_TENSOR(x);
     CUDA_TENSOR(norms);
     if (n == 0)
-        return 0;
+        return;
     LAUNCH_ELEMENTS(e, spaces_long_kernel, (unsigned)n, GPU_BLOCK, h, ldh, in->data, in->n,
                     in->k_padded, x, ldx, in->k, norms, s->n_norms);
     cuda_launched(e, "products of long tokens");
-    return cuda_status(e);
 }
 
 /* ---- forward --------------------------------------------------------------------------------- */

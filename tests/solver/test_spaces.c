@@ -230,7 +230,7 @@ static void run_spaces(struct run *run, size_t which)
     run->ops->spaces_norms(&run->e, norms, s.n_norms, x, LDX, N, N_IN);
     keep_f64(run, norms, N * s.n_norms);
     run->e.ops->product(&run->e, h, LDH, x, LDX, N, &in, NULL, false);
-    assert_int_equal(run->ops->spaces_long(&run->e, &s, h, LDH, &in, x, LDX, norms, N), 0);
+    run->ops->spaces_long(&run->e, &s, h, LDH, &in, x, LDX, norms, N);
     run->ops->spaces_forward(&run->e, &s, u, LDU, h, LDH, norms, N);
     run->e.ops->wait(&run->e);
     for (size_t r = 0; r < N; r++) {
