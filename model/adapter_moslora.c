@@ -35,14 +35,14 @@ int moslora_check(const struct moslora_options *o)
         return error_set("MoSLoRA's alpha must be a number");
     if (!(o->dropout >= 0 && o->dropout < 1))
         return error_set("a dropout of %g: it must be 0 or more and below 1", o->dropout);
-    if (__builtin_popcount(o->experts) < 2 || o->experts >> MOSLORA_MOST_EXPERTS)
+    if (__builtin_popcount(o->experts) < 2 || o->experts >> SPACES_MOST_EXPERTS)
         return error_set("MoSLoRA needs two or more experts of euclidean, hyperbolic, spherical "
                          "and product");
     if (o->hyperbolic != CHART_BALL && o->hyperbolic != CHART_LORENTZ)
         return error_set("the chart of MoSLoRA's hyperbolic expert is ball or lorentz");
-    if (o->router_hidden < 1 || o->router_hidden > MOSLORA_MOST_HIDDEN)
+    if (o->router_hidden < 1 || o->router_hidden > SPACES_MOST_HIDDEN)
         return error_set("a MoSLoRA router of %zu hidden units: 1 to %d are possible",
-                         o->router_hidden, MOSLORA_MOST_HIDDEN);
+                         o->router_hidden, SPACES_MOST_HIDDEN);
     if (!(o->most_curved > 0 && o->most_curved <= MANIFOLD_MOST_CURVED))
         return error_set("a largest curvature of %g: it must be above 0 and at most %g",
                          o->most_curved, MANIFOLD_MOST_CURVED);
@@ -256,22 +256,33 @@ static double shorten(const struct moslora *m, const float *point, size_t n)
     return length > limit * (1 + 1e-6) ? limit / length : 1;
 }
 
-static void prepare_term(const struct moslora *m, const struct moslora_site *s,
-                         struct moslora_term *t, const float *parameters)
+static void prepare_term(const struct moslora *m, struct moslora_site *s, size_t k,
+                         const float *parameters)
 {
+    struct moslora_term *t = &s->terms[k];
+    struct spaces_term *row = &s->spaces.terms[k];
     const float *b_t = parameters + t->b_t, *point = parameters + t->point;
+    double *gram = s->numbers + row->gram, *b_point = s->numbers + row->b_point;
 
-    t->kappa = moslora_curvature(m, t, parameters);
+    t->kappa = row->kappa = moslora_curvature(m, t, parameters);
     if (t->chart == CHART_FLAT)
         return;
     const double by = shorten(m, point, t->n_out);
     for (size_t i = 0; i < s->r; i++) {
         for (size_t j = 0; j <= i; j++)
-            t->gram[i * s->r + j] = t->gram[j * s->r + i] =
+            gram[i * s->r + j] = gram[j * s->r + i] =
                 dot(b_t + i * t->n_out, b_t + j * t->n_out, t->n_out);
-        t->b_point[i] = by * dot(b_t + i * t->n_out, point, t->n_out);
+        b_point[i] = by * dot(b_t + i * t->n_out, point, t->n_out);
     }
-    t->b2 = by * by * dot(point, point, t->n_out);
+    row->b2 = by * by * dot(point, point, t->n_out);
+}
+
+static void prepare_router(struct moslora_site *s, const float *parameters)
+{
+    float *b1 = s->router, *w2 = b1 + s->n_hidden, *b2 = w2 + s->n_experts * s->n_hidden;
+    memcpy(b1, parameters + s->b1, s->n_hidden * sizeof *b1);
+    memcpy(w2, parameters + s->w2, s->n_experts * s->n_hidden * sizeof *w2);
+    memcpy(b2, parameters + s->b2, s->n_experts * sizeof *b2);
 }
 
 static void prepare_site(const struct adapter *adapter, struct moslora_site *s,
@@ -297,7 +308,7 @@ static void prepare_site(const struct adapter *adapter, struct moslora_site *s,
     memset(rows, 0, s->n_u * s->n_out * sizeof *rows);
     for (size_t i = 0; i < s->n_terms; i++) {
         struct moslora_term *t = &s->terms[i];
-        prepare_term(m, s, t, parameters);
+        prepare_term(m, s, i, parameters);
         for (size_t k = 0; k < s->r; k++)
             memcpy(rows + (t->u + k) * s->n_out + t->first_out, parameters + t->b_t + k * t->n_out,
                    t->n_out * sizeof *rows);
@@ -308,7 +319,9 @@ static void prepare_site(const struct adapter *adapter, struct moslora_site *s,
     }
     for (size_t i = 0; i < s->n_u * s->n_out; i++)
         largest = fmaxf(largest, fabsf(rows[i]));
-    s->most_u = 1e37f / ((1 + largest) * (float)s->n_u);
+    /* |u| up to which a product with `out` cannot overflow */
+    s->spaces.most_u = (double)(1e37f / ((1 + largest) * (float)s->n_u));
+    prepare_router(s, parameters);
     if (adapter->with_backward)
         matrix_pack_rows(&s->out_t, 0, s->n_u, rows);
     block_transpose(m->pack_t, rows, s->n_u, s->n_out);
@@ -336,7 +349,8 @@ static void moslora_free(struct adapter *adapter)
         matrix_free(&s->in_t);
         matrix_free(&s->out);
         matrix_free(&s->out_t);
-        free(s->numbers);
+        memory_give(m->memory, s->numbers, s->n_numbers, sizeof *s->numbers);
+        memory_give(m->memory, s->router, s->n_router, sizeof *s->router);
         free(s);
     }
     if (m) {
@@ -362,17 +376,48 @@ static const struct adapter_ops moslora_ops = {
     .free = moslora_free,
 };
 
-static int make_site(struct moslora_site *s, bool with_backward, const struct engine *e)
+/* What rows need of a site that does not change with the parameters. */
+static void describe_rows(struct moslora_site *s, const struct moslora *m)
 {
     const size_t each = s->r * s->r + s->r;
-
-    s->numbers = calloc(s->n_terms * each, sizeof *s->numbers);
-    if (!s->numbers)
-        return error_set("no memory for an adapter of rank %zu", s->r);
+    s->spaces = (struct spaces){.r = s->r,
+                                .n_in = s->n_in,
+                                .n_terms = s->n_terms,
+                                .n_experts = s->n_experts,
+                                .n_low = s->n_low,
+                                .n_hidden = s->n_hidden,
+                                .n_norms = m->n_norms,
+                                .norms_at = round_up(s->n_h, KERNEL_COLUMNS),
+                                .scale = m->scale,
+                                .top1 = m->options.top1,
+                                .numbers = s->numbers,
+                                .b1 = s->router,
+                                .w2 = s->router + s->n_hidden,
+                                .b2 = s->router + (1 + s->n_experts) * s->n_hidden};
     for (size_t i = 0; i < s->n_terms; i++) {
-        s->terms[i].gram = s->numbers + i * each;
-        s->terms[i].b_point = s->terms[i].gram + s->r * s->r;
+        const struct moslora_term *t = &s->terms[i];
+        s->spaces.terms[i] = (struct spaces_term){.chart = t->chart,
+                                                  .expert = (uint32_t)t->expert,
+                                                  .norm = (uint32_t)t->norm,
+                                                  .h = (uint32_t)t->h,
+                                                  .u = (uint32_t)t->u,
+                                                  .u_point = (uint32_t)t->u_point,
+                                                  .gram = (uint32_t)(i * each),
+                                                  .b_point = (uint32_t)(i * each + s->r * s->r),
+                                                  .n_in = (double)t->n_in};
     }
+}
+
+static int make_site(struct moslora_site *s, const struct moslora *m, bool with_backward,
+                     const struct engine *e)
+{
+    s->n_numbers = s->n_terms * (s->r * s->r + s->r);
+    s->n_router = s->n_hidden + s->n_experts * (s->n_hidden + 1);
+    s->numbers = memory_take(m->memory, s->n_numbers, sizeof *s->numbers);
+    s->router = memory_take(m->memory, s->n_router, sizeof *s->router);
+    if (!s->numbers || !s->router)
+        return error_set("no memory for an adapter of rank %zu", s->r);
+    describe_rows(s, m);
     if (engine_matrix_create(e, &s->in, s->n_h, s->n_in) != 0 ||
         engine_matrix_create(e, &s->out, s->n_out, s->n_u) != 0)
         return -1;
@@ -399,7 +444,7 @@ static int make_sites(struct adapter *adapter, struct moslora *m, const struct m
         site->first_parameter = adapter->n_parameters;
         place_site(s, m, router_site(adapter, m, i) == i, &adapter->n_parameters);
         site->n_parameters = adapter->n_parameters - site->first_parameter;
-        if (make_site(s, adapter->with_backward, &model->engine) != 0)
+        if (make_site(s, m, adapter->with_backward, &model->engine) != 0)
             return -1;
         m->n_experts = s->n_experts;
         const size_t in = s->n_h * s->n_in, out = s->n_u * s->n_out;
@@ -433,10 +478,10 @@ static void name_statistics(struct adapter *adapter, struct moslora *m)
     static const char *const top[] = {"top_euclidean", "top_hyperbolic", "top_spherical",
                                       "top_product"};
     size_t n = 0;
-    for (size_t e = 0; e < MOSLORA_MOST_EXPERTS; e++)
+    for (size_t e = 0; e < SPACES_MOST_EXPERTS; e++)
         if (m->options.experts >> e & 1)
             m->names[n++] = weight[e];
-    for (size_t e = 0; e < MOSLORA_MOST_EXPERTS; e++)
+    for (size_t e = 0; e < SPACES_MOST_EXPERTS; e++)
         if (m->options.experts >> e & 1)
             m->names[n++] = top[e];
     m->names[n++] = "router_entropy";
@@ -507,8 +552,9 @@ struct adapter *adapter_moslora_create(struct model *model, const struct module 
         goto done;
     }
     m->options = *options;
+    m->memory = model->engine.memory;
     m->scale = options->alpha / (double)options->rank;
-    m->n_norms = options->experts & MOSLORA_PRODUCT ? MOSLORA_MOST_NORMS : 1;
+    m->n_norms = options->experts & MOSLORA_PRODUCT ? SPACES_MOST_NORMS : 1;
     if (make_sites(adapter, m, model) != 0 || adapter_make_parameters(adapter) != 0)
         goto done;
     name_statistics(adapter, m);

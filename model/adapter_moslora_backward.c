@@ -5,131 +5,6 @@
 
 #include "model/adapter_moslora_run.h"
 
-/* dL/dlogits, through the softmax in both modes (top-1 straight through), to the router's part of
- * dh and its sums; returns dL/d|x|^2 of it. */
-static double router_backward(const struct moslora_job *j, const float *h,
-                              const struct moslora_row *row, const double *dpi, float *dh,
-                              double *sums)
-{
-    const struct moslora_site *s = j->s;
-    const struct moslora_sums at = moslora_sums_of(s);
-    const float *w2 = j->parameters + s->w2;
-    double mean = 0, dscale = 0, dlogit[MOSLORA_MOST_EXPERTS];
-
-    for (size_t e = 0; e < s->n_experts; e++)
-        mean += row->pi[e] * dpi[e];
-    for (size_t e = 0; e < s->n_experts; e++) {
-        dlogit[e] = row->pi[e] * (dpi[e] - mean);
-        sums[at.b2 + e] += dlogit[e];
-        for (size_t i = 0; i < s->n_hidden; i++)
-            sums[at.w2 + e * s->n_hidden + i] += dlogit[e] * row->z[i];
-    }
-    for (size_t i = 0; i < s->n_hidden; i++) {
-        double dz = 0;
-        for (size_t e = 0; e < s->n_experts; e++)
-            dz += dlogit[e] * (double)w2[e * s->n_hidden + i];
-        const double dpre = dz * (1 - row->z[i] * row->z[i]);
-        sums[at.b1 + i] += dpre;
-        dh[s->n_low + i] = (float)(row->to_router * dpre);
-        dscale += dpre * (double)h[s->n_low + i];
-    }
-    return -dscale * row->to_router * row->to_router * row->to_router / (2 * (double)s->n_in);
-}
-
-/* A term's part of dh, of dL/d|x|^2 and of the sums; s_t: the row of out^T g. Returns what it adds
- * to dL/dpi of its expert. */
-static double term_backward(const struct moslora_job *j, const struct moslora_term *t,
-                            const struct moslora_row_term *v, double weight, const float *s_t,
-                            float *dh, double *factors, double *sums)
-{
-    const size_t r = j->s->r;
-    const double c = j->m->scale, along = t->chart == CHART_FLAT ? 0 : (double)s_t[t->u_point];
-    const double p = c * weight * v->out.p;
-    double inner = 0;
-
-    for (size_t i = 0; i < r; i++) {
-        inner += (double)s_t[t->u + i] * v->h[i];
-        dh[t->h + i] += (float)(p * (double)s_t[t->u + i]);
-    }
-    const double dpi = c * (v->out.p * inner + v->out.q * along);
-    if (t->chart == CHART_FLAT || weight == 0)
-        return dpi;
-    const struct chart_gradient g =
-        chart_backward(t->chart, &v->in, c * weight * inner, c * weight * along);
-    factors[t->norm] += g.x2;
-    for (size_t i = 0; i < r; i++) {
-        const double by = g.w2 * v->h[i];
-        dh[t->h + i] += (float)(2 * g.w2 * v->gram_h[i] + g.bw * t->b_point[i]);
-        for (size_t k = 0; k < r; k++)
-            sums[i * r + k] += by * v->h[k];
-        sums[r * r + i] += g.bw * v->h[i];
-    }
-    sums[r * r + r] += g.kappa;
-    sums[r * r + r + 1] += g.b2;
-    return dpi;
-}
-
-static void backward_chunk(void *arg, size_t part, int thread)
-{
-    const struct moslora_job *j = arg;
-    const struct moslora_site *s = j->s;
-    const struct moslora_sums at = moslora_sums_of(s);
-    const size_t first = part * MOSLORA_CHUNK, left = j->n_rows - first;
-    double *sums = j->w.sums + part * at.n_all;
-    struct moslora_row row;
-    (void)thread;
-
-    memset(sums, 0, at.n_all * sizeof *sums);
-    for (size_t i = first; i < first + (left < MOSLORA_CHUNK ? left : MOSLORA_CHUNK); i++) {
-        const float *h = j->h + i * moslora_ld_h(s);
-        float *dh = j->w.h + i * moslora_ld_h(s), *u = j->w.u + i * j->w.ldu;
-        double *factors = j->w.factors + i * j->m->n_norms, *counts = sums + at.counts;
-        double dpi[MOSLORA_MOST_EXPERTS] = {0};
-
-        memset(dh, 0, moslora_ld_h(s) * sizeof *dh);
-        memset(factors, 0, j->m->n_norms * sizeof *factors);
-        moslora_run_row(j, h, true, &row);
-        for (size_t k = 0; k < s->n_terms; k++) {
-            const struct moslora_term *t = &s->terms[k];
-            dpi[t->expert] += term_backward(j, t, &row.terms[k], row.weight[t->expert], u, dh,
-                                            factors, sums + k * at.term);
-        }
-        factors[0] += router_backward(j, h, &row, dpi, dh, sums);
-        moslora_write_u(j, &row, u); /* in the place of out^T g */
-        for (size_t e = 0; e < s->n_experts; e++)
-            counts[e] += row.pi[e];
-        counts[s->n_experts + row.top] += 1;
-        counts[2 * s->n_experts] += row.entropy;
-        counts[2 * s->n_experts + 1] += 1;
-    }
-}
-
-/* to += 2 factor x, to being dx or, with dropout, what goes through its mask. */
-static void input_rows(void *arg, size_t first, size_t end, int thread)
-{
-    const struct moslora_job *j = arg;
-    const size_t n_in = j->s->n_in;
-    (void)thread;
-    for (size_t r = first; r < end; r++) {
-        const double *factors = j->w.factors + r * j->m->n_norms;
-        float *to = j->dx + r * j->lddx;
-        for (size_t range = 0; range < j->m->n_norms; range++) {
-            const size_t from = range ? n_in * (range - 1) / 3 : 0;
-            const size_t end_in = range ? n_in * range / 3 : n_in;
-            const float by = (float)(2 * factors[range]);
-            for (size_t i = from; by != 0 && i < end_in; i += MOSLORA_PART) {
-                const size_t n = end_in - i < MOSLORA_PART ? end_in - i : MOSLORA_PART;
-                float part[MOSLORA_PART];
-                const float *x = moslora_read(j, j->x, r * j->ldx + i, n, part);
-                if (x != part)
-                    memcpy(part, x, n * sizeof *part);
-                j->e->math->scale(part, by, n);
-                j->e->math->add(to + i, part, n);
-            }
-        }
-    }
-}
-
 static void input_backward(struct moslora_job *j, float *dx, size_t lddx)
 {
     const bool apart = j->dropout.keys != NULL;
@@ -138,8 +13,8 @@ static void input_backward(struct moslora_job *j, float *dx, size_t lddx)
     j->lddx = apart ? j->w.ldx : lddx;
     j->e->ops->product(j->e, j->dx, j->lddx, j->w.dh_e, j->w.ld_dh, j->n_rows, &j->s->in_t, NULL,
                        !apart);
-    j->e->ops->wait(j->e);
-    team_ranges(j->e->team, input_rows, j, j->n_rows, 8);
+    engine_train(j->e)->spaces_input(j->e, j->dx, j->lddx, j->w.factors, j->m->n_norms, j->x,
+                                     j->ldx, j->n_rows, j->s->n_in);
     if (apart)
         engine_train(j->e)->add_dropped(j->e, dx, lddx, j->dx, j->lddx, j->n_rows, j->s->n_in,
                                         &j->dropout);
@@ -147,10 +22,10 @@ static void input_backward(struct moslora_job *j, float *dx, size_t lddx)
 
 /* What reaches B and b through |B h|^2 and <b, B h>, from the sums of all rows. */
 static void add_through_norms(const struct moslora_job *j, const struct moslora_term *t,
-                              const double *sums, float *gradient)
+                              const float *parameters, const double *sums, float *gradient)
 {
     const size_t r = j->s->r, n = t->n_out;
-    const float *b_t = j->parameters + t->b_t, *point = j->parameters + t->point;
+    const float *b_t = parameters + t->b_t, *point = parameters + t->point;
     const double *d = sums + r * r, db2 = sums[r * r + r + 1];
     float *g = gradient + t->b_t, *g_point = gradient + t->point;
 
@@ -183,16 +58,12 @@ static void add_f64(float *to, const double *from, size_t n)
 }
 
 /* From dL/din, dL/dout and the sums to the parameters' gradient. */
-static void add_gradient(const struct moslora_job *j, float *gradient)
+static void add_gradient(const struct moslora_job *j, const float *parameters, float *gradient)
 {
     const struct moslora_site *s = j->s;
-    const struct moslora_sums at = moslora_sums_of(s);
-    const size_t n_chunks = (j->n_rows + MOSLORA_CHUNK - 1) / MOSLORA_CHUNK;
-    double *sums = j->w.sums;
+    const struct spaces_sums at = spaces_sums_of(&s->spaces);
+    const double *sums = j->w.sums;
 
-    for (size_t i = 1; i < n_chunks; i++)
-        for (size_t k = 0; k < at.n_all; k++)
-            sums[k] += sums[i * at.n_all + k];
     for (size_t k = 0; k < s->n_terms; k++) {
         const struct moslora_term *t = &s->terms[k];
         const double *own = sums + k * at.term;
@@ -206,7 +77,7 @@ static void add_gradient(const struct moslora_job *j, float *gradient)
         if (t->chart == CHART_FLAT)
             continue;
         add(gradient + t->point, j->w.g_out + t->u_point * s->n_out + t->first_out, t->n_out);
-        add_through_norms(j, t, own, gradient);
+        add_through_norms(j, t, parameters, own, gradient);
         if (moslora_learns_curvature(j->m, t)) /* kappa = +-most sigmoid(t) */
             gradient[t->curvature] += (float)(own[s->r * s->r + s->r] * t->kappa *
                                               (1 - fabs(t->kappa) / j->m->options.most_curved));
@@ -231,8 +102,9 @@ int moslora_backward(const struct adapter *adapter, size_t site, const struct ad
     moslora_take_tokens(&j, call);
     j.h = call->saved;
     j.e->ops->product(j.e, j.w.u, j.w.ldu, g, ldg, n, &s->out_t, NULL, false);
-    j.e->ops->wait(j.e);
-    team_run(j.e->team, backward_chunk, &j, (n + MOSLORA_CHUNK - 1) / MOSLORA_CHUNK);
+    if (train->spaces_backward(j.e, &s->spaces, j.w.sums, j.w.factors, j.w.h, j.w.u, j.w.ldu, j.h,
+                               moslora_ld_h(s), n) != 0)
+        return -1;
     train->to_elements(j.e, j.w.dh_e, j.w.ld_dh, j.w.h, moslora_ld_h(s), n, s->n_h);
     if (gradient) {
         train->to_elements(j.e, j.w.u_e, j.w.ldu, j.w.u, j.w.ldu, n, s->n_u);
@@ -244,7 +116,7 @@ int moslora_backward(const struct adapter *adapter, size_t site, const struct ad
                              n) != 0)
             return -1;
         j.e->ops->wait(j.e);
-        add_gradient(&j, gradient);
+        add_gradient(&j, call->parameters, gradient);
     }
     if (dx)
         input_backward(&j, dx, lddx);

@@ -5,13 +5,10 @@
  * a step, adapter_moslora_run.c and adapter_moslora_backward.c run it. */
 #include "model/adapter_moslora.h"
 #include "model/model_internal.h"
+#include "solver/spaces.h"
 
 enum {
-    MOSLORA_MOST_EXPERTS = 4,
-    MOSLORA_MOST_TERMS = 6, /* E, H, S and the product's three */
-    MOSLORA_MOST_NORMS = 4, /* of a token, and of its thirds */
     MOSLORA_MOST_RANK = 128,
-    MOSLORA_MOST_HIDDEN = 64,
     MOSLORA_MOST_STATISTICS = 16,
 };
 
@@ -26,14 +23,12 @@ struct moslora_term {
     size_t h, u, u_point; /* first columns in h and u; u_point: of the point, if curved */
     size_t a, b_t, point; /* A [r, n_in], B^T [r, n_out], point [n_out] */
     size_t curvature;     /* the learned t */
-    /* Of the prepared parameters: */
-    double kappa, b2;
-    double *gram, *b_point; /* B^T B [r, r]; B^T point [r] */
+    double kappa;         /* of the prepared parameters */
 };
 
 struct moslora_site {
     size_t n_in, n_out, r;
-    struct moslora_term terms[MOSLORA_MOST_TERMS];
+    struct moslora_term terms[SPACES_MOST_TERMS]; /* E, H, S and the product's three */
     size_t n_terms, n_experts;
     size_t n_low, n_hidden, n_h; /* columns of h: the terms' and the router's; together */
     size_t n_u;
@@ -41,12 +36,15 @@ struct moslora_site {
     size_t w1, b1, w2, b2; /* R [hidden, n_in], r, C [experts, hidden], d; maybe another site's */
     /* h = in x, y = out u; transposes for backward */
     struct matrix in, in_t, out, out_t;
-    float most_u;    /* |u| up to which a product with `out` cannot overflow */
-    double *numbers; /* what the grams lie in */
+    struct spaces spaces; /* what rows need of it all, of the prepared parameters */
+    double *numbers;      /* tensor [n_numbers]: the terms' G and B^T b */
+    float *router;        /* tensor [n_router]: r, C and d of the router */
+    size_t n_numbers, n_router;
 };
 
 struct moslora {
     struct moslora_options options;
+    const struct memory *memory;
     double scale; /* alpha / rank */
     size_t n_experts, n_norms;
     const char *names[MOSLORA_MOST_STATISTICS];
