@@ -305,8 +305,8 @@ static int call_head(struct run *run, const struct head_case *t, bool base, size
     const char *from0 = (const char *)t->elements0 + first * HEAD_LD * size;
     void *x = tensor(run, from, bytes), *x0 = base ? tensor(run, from0, bytes) : NULL;
 
-    assert_int_equal(engine_matrix_create(&run->e, &m, VOCAB, WIDTH), 0);
-    matrix_pack_rows(&m, 0, VOCAB, t->w);
+    assert_int_equal(engine_matrix_create(&run->e, &m, HEAD_VOCAB, HEAD_WIDTH), 0);
+    matrix_pack_rows(&m, 0, HEAD_VOCAB, t->w);
     assert_int_equal(matrix_transpose(&m_t, &m, NULL), 0);
 #ifdef T2_STANDIN
     standin_fail_after(run->fail_after);
@@ -331,7 +331,7 @@ static void head_backward(struct run *run, size_t which)
     static const float distances[] = {0, 0.3f, 1e-3f, 0};
     struct head_case t;
     struct head_term_result results[HEAD_TOKENS], alone[HEAD_TOKENS];
-    float kept[6][HEAD_TOKENS], rows[HEAD_TOKENS][WIDTH];
+    float kept[6][HEAD_TOKENS], rows[HEAD_TOKENS][HEAD_WIDTH];
     float *dx = tensor(run, NULL, HEAD_TOKENS * HEAD_LD * sizeof *dx);
 
     make_head(&t, run->e.element, distances[which]);
@@ -340,7 +340,7 @@ static void head_backward(struct run *run, size_t which)
         memcpy(rows[r], dx + r * HEAD_LD, sizeof rows[r]);
         /* the divergences' gradient alone, a difference of nearly equal numbers */
         if (t.terms[r].target < 0 && distances[which] > 0)
-            keep_loosely(run, rows[r], WIDTH, 1000);
+            keep_loosely(run, rows[r], HEAD_WIDTH, 1000);
         kept[0][r] = results[r].logprob;
         kept[1][r] = results[r].base_logprob;
         kept[2][r] = results[r].entropy;
@@ -376,7 +376,7 @@ static void a_rows_loss_has_the_same_bits_alone(void **state)
         run_head(&run, &t, true, 0, HEAD_TOKENS, dx, results);
         for (size_t r = 0; r < HEAD_TOKENS; r += 17) {
             run_head(&run, &t, true, r, 1, one, &alone);
-            assert_memory_equal(one, dx + r * HEAD_LD, WIDTH * sizeof *one);
+            assert_memory_equal(one, dx + r * HEAD_LD, HEAD_WIDTH * sizeof *one);
             assert_memory_equal(&alone, &results[r], sizeof alone);
         }
         finish(&run);
