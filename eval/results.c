@@ -22,7 +22,9 @@ static int put_run(hid_t file, const struct run_info *info)
                    h5_put_text(file, "architecture", info->architecture) ||
                    h5_put_int(file, "n_parameters", info->n_parameters) ||
                    h5_put_text(file, "model_sha256", info->model_sha256) ||
-                   h5_put_text(file, "dtype", info->dtype) || h5_put_text(file, "isa", info->isa) ||
+                   h5_put_text(file, "dtype", info->dtype) ||
+                   h5_put_text(file, "device", info->device) ||
+                   h5_put_text(file, "isa", info->isa) ||
                    h5_put_text(file, "kernel_order", info->kernel_order) ||
                    h5_put_text(file, "cpu", info->cpu) ||
                    h5_put_text(file, "chat_format", info->chat_format) ||
@@ -249,6 +251,7 @@ static void print_run(hid_t file, FILE *out)
         fprintf(out, "%-14s %s\n", "parameters", text_count(buffer, sizeof buffer, (double)n));
     print_text(file, "model_sha256", "SHA-256", out);
     print_text(file, "dtype", "dtype", out);
+    print_text(file, "device", "device", out);
     print_text(file, "isa", "instructions", out);
     print_text(file, "chat_format", "chat format", out);
     h5_get_int(file, "ranks", &ranks);

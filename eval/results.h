@@ -28,7 +28,7 @@ struct run_info {
     const char *model_path, *architecture;
     int64_t n_parameters;
     const char *model_sha256; /* over the tensors; "" if not computed */
-    const char *dtype, *isa, *kernel_order, *cpu;
+    const char *dtype, *device, *isa, *kernel_order, *cpu;
     const char *chat_format;
     int ranks, threads;
     uint64_t seed;

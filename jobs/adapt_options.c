@@ -248,11 +248,11 @@ bool adapt_settings_merge(const struct adapt_settings *s, const struct task *tas
 char *adapt_settings_text(const struct option_spec *table)
 {
     /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
-     * search. isa stands in the text as what was chosen. */
+     * search. isa and device stand in the text as what was chosen. */
     static const char *const others[] = {
-        "experts", "task",       "out",        "factors", "resume", "data",
-        "isa",     "threads",    "test-split", "python",  "batch",  "unsafe-sandbox",
-        "chunk",   "test-limit", "quiet",      "abandon", NULL};
+        "experts",    "task",    "out",        "factors", "resume", "data",           "isa",
+        "device",     "threads", "test-split", "python",  "batch",  "unsafe-sandbox", "chunk",
+        "test-limit", "quiet",   "abandon",    NULL};
 
     return options_settings(table, others);
 }

@@ -23,7 +23,7 @@ struct adapt_result {
     const char *settings, *options, *command_line;
     const char *per, *mix, *objective; /* as the options name them */
     const char *weights;               /* the form of candidates: "factored" or "merged" */
-    const char *cpu, *isa, *dtype, *started;
+    const char *cpu, *device, *isa, *kernel_order, *dtype, *started;
     int64_t seed;
     int n_ranks, n_threads;
     double seconds;

@@ -101,7 +101,7 @@ static char *settings_text(const struct run *run)
 {
     const struct expert_set *set = &run->set;
     uint64_t experts = HASH_START, shots = HASH_START;
-    char fingerprint[65], *text = NULL;
+    char fingerprint[65], device[128], *text = NULL;
 
     if (factors_fingerprint(run->factors, fingerprint) != 0)
         return NULL;
@@ -116,10 +116,11 @@ static char *settings_text(const struct run *run)
     }
     if (asprintf(&text,
                  "model = %s\nfactors = %s\nn_experts = %zu\nn_parameters = %zu\ntask = %s\n"
-                 "isa = %s\n%sexperts = %016llx\ntask_text = %016llx\nshot_texts = %016llx\n"
+                 "isa = %s\n%s%sexperts = %016llx\ntask_text = %016llx\nshot_texts = %016llx\n"
                  "shot_data = rows with the digest %016llx\n",
                  run->loaded.identity, fingerprint, set->n, set->n_parameters, run->task.name,
-                 isa_name(run->loaded.model_options.isa), run->deciding,
+                 isa_name(run->loaded.model_options.isa),
+                 load_device_settings(&run->loaded, device, sizeof device), run->deciding,
                  (unsigned long long)experts, (unsigned long long)hash_text(run->task.text),
                  (unsigned long long)shots,
                  (unsigned long long)items_digest(&run->shots.items)) < 0) {
@@ -325,7 +326,9 @@ static int write_result(const struct run *run)
                                         .objective = s->objective,
                                         .weights = run->form.weights ? "merged" : "factored",
                                         .cpu = run->cpu,
+                                        .device = run->loaded.device,
                                         .isa = isa_name(o->isa),
+                                        .kernel_order = model_order(run->loaded.model),
                                         .dtype = s->load.dtype,
                                         .started = run->started,
                                         .seed = s->seed,

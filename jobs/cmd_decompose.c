@@ -9,6 +9,7 @@
 #include <cblas.h>
 
 #include "jobs/commands.h"
+#include "jobs/decompose_device.h"
 #include "jobs/output.h"
 #include "model/decompose.h"
 #include "model/identity.h"
@@ -18,10 +19,11 @@
 #include "mpi/text.h"
 #include "mpi/threads.h"
 #include "solver/cpu.h"
+#include "solver/svd_cuda.h"
 #include "solver/svd_grid.h"
 
 struct settings {
-    const char *out, *modules, *layers, *method, *precision, *type, *costs, *shape;
+    const char *out, *modules, *layers, *method, *precision, *type, *costs, *shape, *device;
     double tolerance, memory;
     int64_t threads, grid_from, ranks, ranks_per_node;
     bool resume, check, plan, verbose, quiet;
@@ -32,6 +34,7 @@ struct run {
     const struct settings *settings;
     const char *model; /* NULL: --model-shape */
     struct decompose_options options;
+    struct device device;
     struct decompose_costs costs;
     struct module *modules;
     size_t n_modules;
@@ -52,6 +55,10 @@ static int check_grid_method(enum svd_method method)
 
 static int check_settings(const struct settings *s, struct option_spec *table, const char *model)
 {
+    struct device wish;
+
+    if (device_parse(s->device, &wish) != 0)
+        return error_prefix("--device");
     if (s->shape && !s->plan)
         return error_set("--model-shape is for --plan; a run needs MODEL");
     if (!s->shape && !model)
@@ -85,6 +92,19 @@ static int read_options(struct run *run)
         svd_precision_parse(s->precision, &o->svd.precision) != 0)
         return -1;
     return check_grid_method(o->svd.method);
+}
+
+/* Collective. */
+static int choose(struct run *run)
+{
+    const struct settings *s = run->settings;
+    struct decompose_options *o = &run->options;
+
+    if (decompose_choose_device(run->comm, s->device, s->plan, &o->svd, &run->device) != 0)
+        return -1;
+    if (o->svd.method == SVD_CUSOLVER && s->threads == 0)
+        o->n_threads = DECOMPOSE_DEVICE_WORKERS;
+    return s->plan ? 0 : decompose_open_device(run->comm, &run->device, &o->svd);
 }
 
 /* Ranks must agree on their threads and memory: plans are made on each. */
@@ -134,6 +154,9 @@ static int get_costs(struct run *run)
             MPI_Bcast(&run->costs, sizeof run->costs, MPI_BYTE, 0, comm->handle);
         return status;
     }
+    run->costs = decompose_cost_defaults();
+    if (!path && run->options.svd.method == SVD_CUSOLVER)
+        return 0; /* of the processor, which is not what counts */
     if (decompose_cost_measure(comm, threads_to_measure(run), &run->costs) != 0)
         return -1;
     return comm_agree(comm, path && comm->rank == 0 ? decompose_cost_save(&run->costs, path) : 0);
@@ -160,6 +183,9 @@ static int print_plan(struct run *run)
                                              &run->costs, n_ranks, per_node));
     if (status == 0 && comm->rank == 0)
         decompose_plan_print(&plan, run->modules, stdout, s->verbose);
+    if (status == 0 && comm->rank == 0 && run->options.svd.method == SVD_CUSOLVER)
+        puts("  a device's times are rough guesses; --costs FILE with cuda_eigen and others "
+             "replaces them");
     decompose_plan_free(&plan);
     return status;
 }
@@ -179,6 +205,11 @@ static void print_summary(const struct run *run, const struct decompose_summary 
     }
     if (stat(out, &info) == 0)
         text_bytes(bytes, sizeof bytes, (double)info.st_size);
+    if (run->device.kind == DEVICE_CUDA) {
+        char device[160];
+        device_describe(&run->device, device, sizeof device);
+        printf("device    %s\n", device);
+    }
     printf("matrices  %zu", s->n_done + s->n_resumed);
     if (s->n_resumed)
         printf(" (%zu of them from before)", s->n_resumed);
@@ -200,12 +231,13 @@ static int run_all(struct run *run, double start)
     const struct settings *s = run->settings;
     const struct comm *comm = run->comm;
     struct decompose_summary summary;
-    char cpu[256], options[256];
+    char cpu[256], device[160], options[256];
     struct factors_origin origin = {.model = run->model,
                                     .options = options,
                                     .recipe = run->recipe,
                                     .command_line = run->command_line,
                                     .cpu = cpu,
+                                    .device = device,
                                     .n_ranks = comm->size};
 
     if (comm_agree(comm, comm->rank == 0 ? output_check(s->out) : 0) != 0 ||
@@ -214,6 +246,7 @@ static int run_all(struct run *run, double start)
     snprintf(origin.architecture, sizeof origin.architecture, "%s",
              checkpoint_config(run->ck)->architecture);
     decompose_options_text(&run->options, options, sizeof options);
+    device_describe(&run->device, device, sizeof device);
     cpu_describe(cpu, sizeof cpu);
     const size_t n_cpu = strlen(cpu);
     snprintf(cpu + n_cpu, sizeof cpu - n_cpu, ", OpenBLAS for %s", openblas_get_corename());
@@ -248,6 +281,7 @@ static int open_model(struct run *run)
 static int command_run(const struct comm *comm, int argc, char **argv)
 {
     struct settings s = {.modules = "mlp",
+                         .device = "auto",
                          .method = "auto",
                          .precision = "auto",
                          .type = "f32",
@@ -262,11 +296,11 @@ static int command_run(const struct comm *comm, int argc, char **argv)
         {"layers", 0, OPTION_STRING, &s.layers, "LIST",
          .help = "such as 0-15 or 3,5,7 or 0-31/2 (default: all)"},
         {"method", 0, OPTION_CHOICE, &s.method,
-         .choices = "auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd",
+         .choices = "auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd|cusolver",
          .help = "how the eigenproblem is solved: by a worker or a node's crew (auto, lapack, "
-                 "one-stage, two-stage), or on a grid of all ranks; gesvd: the reference, on the "
-                 "matrix "
-                 "itself"},
+                 "one-stage, two-stage), on a grid of all ranks, or on a CUDA device (cusolver; "
+                 "auto takes it with --device cuda); gesvd: the reference, on the matrix itself"},
+        DEVICE_OPTION_SPEC(s.device),
         {"precision", 0, OPTION_CHOICE, &s.precision, .choices = "auto|f32|f64",
          .help = "auto: f32, and f64 where the error bounds call for it"},
         {"tolerance", 0, OPTION_DOUBLE, &s.tolerance, "X", .min = 1e-14, .max = 1,
@@ -277,7 +311,9 @@ static int command_run(const struct comm *comm, int argc, char **argv)
          .help = "check orthogonality and residuals in full, not by random probes"},
         {"resume", 'r', OPTION_FLAG, &s.resume, .help = "go on with what an earlier run has left"},
         {"threads", 't', OPTION_INT, &s.threads, "N", .min = 0, .max = 4096,
-         .help = "workers of a rank (default: this node's processors shared among its ranks)"},
+         .help =
+             "workers of a rank (default: this node's processors shared among its ranks; 2 with "
+             "a device)"},
         {"memory", 0, OPTION_DOUBLE, &s.memory, "GIB", .min = 0, .max = 1e6,
          .help = "what the work of a rank may take (default: what its node has free)"},
         {"grid-from", 0, OPTION_INT, &s.grid_from, "N", .min = 1, .max = 1e9,
@@ -312,6 +348,8 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     int status = run.command_line && run.recipe ? read_options(&run) : error_set("out of memory");
     status = comm_agree(comm, status);
     if (status == 0)
+        status = choose(&run);
+    if (status == 0)
         status = comm_agree(comm, open_model(&run));
     if (status == 0) {
         agree_on_limits(&run);
@@ -320,6 +358,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     if (status != 0)
         code = command_fail(&command_decompose, comm, COMMAND_FAILED);
 finish:
+    svd_cuda_free(run.options.svd.cuda);
     checkpoint_free(run.ck);
     free(run.modules);
     free(run.command_line);

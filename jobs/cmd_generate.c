@@ -355,8 +355,9 @@ static void print_summary(const struct run *run, const struct scheduler_stats *m
                 run->prompts->n, sums[0], sums[1], total, longest[0] > 0 ? sums[1] / longest[0] : 0,
                 load);
     }
-    fprintf(stderr, " (%s, %s, %d thread%s%s)\n", run->settings->load.dtype, isa_name(o->isa),
-            o->n_threads, o->n_threads == 1 ? "" : "s", run->comm->size > 1 ? " a rank" : "");
+    fprintf(stderr, " (%s, %s, %d thread%s%s)\n", run->settings->load.dtype,
+            o->device.kind == DEVICE_CUDA ? run->loaded->device : isa_name(o->isa), o->n_threads,
+            o->n_threads == 1 ? "" : "s", run->comm->size > 1 ? " a rank" : "");
 }
 
 /* Generates for the prompts in run->order. Collective. */

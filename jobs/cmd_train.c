@@ -9,6 +9,7 @@
 #include "eval/evaluate.h"
 #include "eval/items.h"
 #include "jobs/commands.h"
+#include "jobs/decompose_device.h"
 #include "jobs/output.h"
 #include "jobs/resume.h"
 #include "jobs/task_list.h"
@@ -23,6 +24,7 @@
 #include "mpi/text.h"
 #include "mpi/threads.h"
 #include "solver/cpu.h"
+#include "solver/svd_cuda.h"
 #include "train/train_result.h"
 
 struct run {
@@ -97,19 +99,29 @@ static int decompose(struct run *run, const struct checkpoint *ck)
                                         .resume = true,
                                         .quiet = s->quiet};
     const struct decompose_costs costs = decompose_cost_defaults();
+    const struct device *device = &run->loaded.model_options.device;
     struct decompose_summary summary;
     struct factors_origin origin = {.model = run->path,
                                     .options = options_text,
                                     .command_line = run->command_line,
                                     .cpu = run->cpu,
+                                    .device = run->loaded.device,
                                     .n_ranks = run->comm->size};
 
+    if (device->kind == DEVICE_CUDA) {
+        options.svd.method = SVD_CUSOLVER;
+        options.n_threads = DECOMPOSE_DEVICE_WORKERS;
+    }
+    if (decompose_open_device(run->comm, device, &options.svd) != 0)
+        return -1;
     strcpy(origin.identity, run->identity);
     snprintf(origin.architecture, sizeof origin.architecture, "%s",
              checkpoint_config(ck)->architecture);
     decompose_options_text(&options, options_text, sizeof options_text);
-    return decompose_run(run->comm, ck, run->modules, run->n_modules, &options, &costs, &origin,
-                         run->factors_path, &summary);
+    const int status = decompose_run(run->comm, ck, run->modules, run->n_modules, &options, &costs,
+                                     &origin, run->factors_path, &summary);
+    svd_cuda_free(options.svd.cuda);
+    return status;
 }
 
 static int open_factors(struct run *run)
@@ -184,15 +196,16 @@ static int digest_data(struct run *run)
 static char *settings_text(const struct run *run)
 {
     const struct model_options *o = &run->loaded.model_options;
-    char *text = NULL;
+    char device[128], *text = NULL;
 
     if (asprintf(&text,
                  "model = %s\nfactors = %s\nn_parameters = %zu\ntask = %s\n"
-                 "task_text = %016llx\nisa = %s\n"
+                 "task_text = %016llx\nisa = %s\n%s"
                  "training_data = rows with the digest %016llx\n"
                  "validation_data = rows with the digest %016llx\n%s",
                  run->identity, run->fingerprint, run->adapter->n_parameters, run->task.name,
                  (unsigned long long)hash_text(run->task.text), isa_name(o->isa),
+                 load_device_settings(&run->loaded, device, sizeof device),
                  (unsigned long long)run->train_digest, (unsigned long long)run->valid_digest,
                  run->deciding) < 0)
         return NULL;
@@ -387,7 +400,9 @@ static int write_result(const struct run *run, const struct trainer *trainer)
         .command_line = run->command_line,
         .version = T2_VERSION,
         .cpu = run->cpu,
+        .device = run->loaded.device,
         .isa = isa_name(o->isa),
+        .kernel_order = model_order(run->loaded.model),
         .dtype = s->load.dtype,
         .chat_format = chat_family_name(run->loaded.chat.family),
         .started = run->started,

@@ -1,6 +1,7 @@
 #include "jobs/load.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,7 +23,10 @@ static bool names_factors(const struct load_options *options, struct option_spec
 int load_check_options(const struct load_options *options, struct option_spec *table)
 {
     const bool raw = options->raw || !options->chat;
+    struct device wish;
 
+    if (device_parse(options->device, &wish) != 0)
+        return error_prefix("--device");
     if (options->raw && options->chat && option_find(table, "chat")->source)
         return error_set("--chat and --raw exclude each other");
     if (raw && options->chat_format)
@@ -187,9 +191,12 @@ int load_open(const struct comm *comm, const char *path, const struct load_optio
     loaded->model_options.element = strcmp(options->dtype, "f32") == 0 ? ELEMENT_F32 : ELEMENT_BF16;
     loaded->model_options.n_threads =
         options->threads > 0 ? (int)options->threads : threads_default(comm);
-    rc = choose_isa(comm, options->isa, &loaded->model_options.isa);
+    rc = choose_device(comm, options->device, &loaded->model_options.device);
+    if (rc == 0)
+        rc = choose_isa(comm, options->isa, &loaded->model_options.isa);
     if (rc != 0)
         return rc;
+    device_describe(&loaded->model_options.device, loaded->device, sizeof loaded->device);
     loaded->checkpoint = checkpoint_open(path);
     rc = comm_agree(comm, loaded->checkpoint ? 0 : -1);
     if (rc == 0)
@@ -215,6 +222,14 @@ void load_free(struct loaded *loaded)
     chat_free(&loaded->chat);
     checkpoint_free(loaded->checkpoint);
     memset(loaded, 0, sizeof *loaded);
+}
+
+const char *load_device_settings(const struct loaded *loaded, char *text, size_t size)
+{
+    text[0] = '\0';
+    if (loaded->model_options.device.kind == DEVICE_CUDA)
+        snprintf(text, size, "device = cuda\norder = %s\n", model_order(loaded->model));
+    return text;
 }
 
 int load_encode(const struct loaded *loaded, const char *system, const char *prompt,

@@ -2,6 +2,7 @@
 #define T2_JOBS_LOAD_H
 /* A model ready to run, from the options that generate and eval share: checkpoint, tokenizer, chat
  * format and packed weights, on every rank or on none. */
+#include "jobs/choose_device.h"
 #include "jobs/options.h"
 #include "model/chat.h"
 #include "model/checkpoint.h"
@@ -9,10 +10,11 @@
 #include "model/tokenizer.h"
 
 struct load_options {
-    const char *dtype; /* "bf16", "f32" */
-    const char *isa;   /* "auto" or a name of solver/cpu.h */
-    int64_t threads;   /* 0: threads_default() */
-    bool raw, chat;    /* --raw, --chat */
+    const char *dtype;  /* "bf16", "f32" */
+    const char *device; /* choose_device() */
+    const char *isa;    /* "auto" or a name of solver/cpu.h */
+    int64_t threads;    /* 0: threads_default() */
+    bool raw, chat;     /* --raw, --chat */
     const char *chat_format;
     const char *system;
     const char *adapter, *factors; /* expert and factor file, or NULL */
@@ -21,7 +23,7 @@ struct load_options {
 
 static inline struct load_options load_defaults(void)
 {
-    return (struct load_options){.dtype = "bf16", .isa = "auto", .chat = true};
+    return (struct load_options){.dtype = "bf16", .device = "auto", .isa = "auto", .chat = true};
 }
 
 /* clang-format off */
@@ -29,8 +31,10 @@ static inline struct load_options load_defaults(void)
 #define LOAD_OPTION_SPECS(o)                                                                       \
     {"dtype", 0, OPTION_CHOICE, &(o).dtype, .choices = "f32|bf16",                                 \
      .help = "numbers of weights and product inputs; f32 is the exact mode"},                      \
+    DEVICE_OPTION_SPEC((o).device),                                                                \
     {"isa", 0, OPTION_CHOICE, &(o).isa, .choices = "auto|plain|avx2|avx512|avx512bf16|amx",        \
-     .help = "instruction set, the same on all ranks; auto takes the best that all have"},         \
+     .help = "instruction set of the processor's part, the same on all ranks; auto takes the best "\
+             "that all have"},                                                                     \
     {"threads", 't', OPTION_INT, &(o).threads, "N", .min = 0, .max = 4096,                         \
      .help = "threads of a rank (default: this node's processors shared among its ranks)"},        \
     {"chat", 0, OPTION_FLAG, &(o).chat,                                                            \
@@ -59,6 +63,7 @@ struct loaded {
     size_t n_trained;        /* parameters of --adapter */
     char identity[65];       /* of the model, where an adapter asked for it; else "" */
     struct model_options model_options;
+    char device[160]; /* device_describe(), for records */
     double seconds;
 };
 
@@ -73,6 +78,10 @@ int load_check_options(const struct load_options *options, struct option_spec *t
 int load_open(const struct comm *comm, const char *path, const struct load_options *options,
               bool chat_asked, struct loaded *loaded);
 void load_free(struct loaded *loaded);
+
+/* Lines for a run's settings that tell computing on a device from computing on another; "" for the
+ * CPU, whose `isa` tells all. */
+const char *load_device_settings(const struct loaded *loaded, char *text, size_t size);
 
 /* The prompt's tokens: in the chat format (as the user's message after `system`, which may be
  * NULL), or raw with the BOS that the tokenizer adds. Appends to *out. */

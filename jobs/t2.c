@@ -20,6 +20,7 @@
 #include "mpi/threads.h"
 #include "solver/blas_kernels.h"
 #include "solver/cpu.h"
+#include "solver/engine_cuda.h"
 
 static void print_help(FILE *file)
 {
@@ -41,6 +42,23 @@ static void print_help(FILE *file)
         "  t2 generate smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \"Why is the sky blue?\"\n"
         "  mpirun -n 4 t2 eval smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --tasks arc_easy,sst2\n",
         file);
+}
+
+/* "not built in", "no device", or a line a device. */
+static void print_devices(struct text_table *table)
+{
+    const int n = engine_cuda_count();
+    char text[128];
+
+    if (n == 0) {
+        text_table_cell(table, "CUDA");
+        text_table_cell(table, "%s", device_built() ? "no device" : "not built in");
+    }
+    for (int i = 0; i < n; i++) {
+        text_table_cell(table, "cuda:%d", i);
+        text_table_cell(table, "%s",
+                        engine_cuda_describe(i, text, sizeof text) == 0 ? text : error_message());
+    }
 }
 
 static void print_version(void)
@@ -78,6 +96,7 @@ static void print_version(void)
     text_table_cell(&table, "%s", cpu);
     text_table_cell(&table, "threads");
     text_table_cell(&table, "%d", threads_default(&alone));
+    print_devices(&table);
     text_table_print(&table, stdout, 2);
 }
 

@@ -405,11 +405,13 @@ int train_settings_read(struct train_settings *s, struct option_spec *table, con
 char *train_settings_text(const struct option_spec *table)
 {
     /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
-     * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
+     * training. `recompute` gives the same bits; isa and device stand in the text as what was
+     * chosen. */
     static const char *const others[] = {
-        "task",        "domains",     "out",        "factors",    "resume",    "checkpoint-every",
-        "data",        "rollout-log", "isa",        "threads",    "plan",      "model-shape",
-        "plan-tokens", "quiet",       "test-split", "test-limit", "recompute", NULL};
+        "task",        "domains",     "out",   "factors",    "resume",     "checkpoint-every",
+        "data",        "rollout-log", "isa",   "device",     "threads",    "plan",
+        "model-shape", "plan-tokens", "quiet", "test-split", "test-limit", "recompute",
+        NULL};
 
     return options_settings(table, others);
 }

@@ -41,13 +41,16 @@ struct decompose_costs {
     double rows_f32, rows_f64; /* flop/s on the rows beyond the order, 4 r^2 flops each */
     double crew_efficiency;    /* share of linear speed-up that a crew of two reaches */
     double grid_efficiency;    /* the same of a grid, over all ranks */
+    /* A CUDA device: flop/s of the eigenproblem (14/3 r^3) and of products; elements/s on the way
+     * from the file to the device. Guesses. */
+    double cuda_eigen, cuda_products, cuda_read;
     double fallback_attention, fallback_mlp; /* share of f32 solves that are done again in f64 */
     double write_bytes;                  /* bytes/s of one rank into part files, and of the merge */
     double write_seconds, start_seconds; /* per part file; of the whole command */
 };
 struct decompose_costs decompose_cost_defaults(void);
 
-/* Seconds of one worker for a matrix (without writing). */
+/* Seconds of one worker, or of a device, for a matrix (without writing). */
 double decompose_cost_seconds(const struct decompose_costs *costs, const struct module *module,
                               const struct svd_options *options);
 /* By how much a crew of `size` is faster than one worker on it. */

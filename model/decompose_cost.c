@@ -30,6 +30,9 @@ struct decompose_costs decompose_cost_defaults(void)
         .rows_f64 = 45e9,
         .crew_efficiency = 0.85,
         .grid_efficiency = 0.4,
+        .cuda_eigen = 4e11, /* never measured: an H100's f64 peak is 6.7e13 */
+        .cuda_products = 2e13,
+        .cuda_read = 2e8,
         .fallback_attention = 0.5, /* of SmolLM2's: q and o */
         .fallback_mlp = 0,
         .write_bytes = 1200e6,
@@ -61,6 +64,15 @@ static double one_precision(const double *table, double rate, const struct modul
     return table_seconds(table, r) + (double)(rows - r) * 4 * (double)r * (double)r / rate;
 }
 
+static double device_seconds(const struct decompose_costs *costs, const struct module *m)
+{
+    const double rows = (double)m->n_rows, columns = (double)m->n_columns;
+    const double r = rows < columns ? rows : columns, length = rows + columns - r;
+
+    return 14.0 / 3 * r * r * r / costs->cuda_eigen +
+           (6 * length + 6 * r) * r * r / costs->cuda_products + rows * columns / costs->cuda_read;
+}
+
 double decompose_cost_seconds(const struct decompose_costs *costs, const struct module *module,
                               const struct svd_options *options)
 {
@@ -69,6 +81,8 @@ double decompose_cost_seconds(const struct decompose_costs *costs, const struct 
     const double f32 = one_precision(costs->f32, costs->rows_f32, module);
     const double f64 = one_precision(costs->f64, costs->rows_f64, module);
 
+    if (options->method == SVD_CUSOLVER)
+        return device_seconds(costs, module);
     switch (options->precision) {
     case SVD_F32:
         return f32;
@@ -268,9 +282,9 @@ static const struct field {
     {                                                                                              \
 #name, offsetof(struct decompose_costs, name)                                              \
     }
-    FIELD(rows_f32),        FIELD(rows_f64),           FIELD(crew_efficiency),
-    FIELD(grid_efficiency), FIELD(fallback_attention), FIELD(fallback_mlp),
-    FIELD(write_bytes),     FIELD(write_seconds),      FIELD(start_seconds),
+    FIELD(rows_f32),      FIELD(rows_f64),    FIELD(crew_efficiency), FIELD(cuda_eigen),
+    FIELD(cuda_products), FIELD(cuda_read),   FIELD(grid_efficiency), FIELD(fallback_attention),
+    FIELD(fallback_mlp),  FIELD(write_bytes), FIELD(write_seconds),   FIELD(start_seconds),
 #undef FIELD
 };
 enum { N_FIELDS = sizeof fields / sizeof *fields };

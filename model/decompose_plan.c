@@ -210,7 +210,8 @@ static void try_deadline(struct planner *p, double deadline, int largest, double
 
 static void search(struct planner *p)
 {
-    const int largest = p->n_full_nodes == 0         ? 1
+    /* With a device, more workers on a matrix are of no use. */
+    const int largest = p->n_full_nodes == 0 || p->options->svd.method == SVD_CUSOLVER ? 1
                         : p->node_workers < MAX_CREW ? p->node_workers
                                                      : MAX_CREW;
     double best = 0, total = 0, longest = 0;
@@ -328,7 +329,10 @@ static void add_grid_jobs(struct planner *p, struct decompose_plan *plan, size_t
         const struct module *m = &p->modules[i];
         if (!goes_to_grid(m, p->options))
             continue;
-        const double alone = decompose_cost_seconds(p->costs, m, &p->options->svd);
+        struct svd_options svd = p->options->svd;
+        if (svd.method == SVD_CUSOLVER)
+            svd.method = SVD_SCALAPACK; /* a grid is made of processors */
+        const double alone = decompose_cost_seconds(p->costs, m, &svd);
         const double share = plan->n_ranks > 1 ? plan->n_ranks * p->costs->grid_efficiency : 1;
         const double seconds = alone / share + write_seconds(p, m);
         plan->jobs[plan->n_jobs++] = (struct decompose_job){
@@ -351,10 +355,13 @@ static int add_tasks(struct planner *p, struct decompose_plan *plan, size_t n_mo
         struct task *t = &p->tasks[p->n_tasks];
         *t = (struct task){.module = i, .bytes = crew_bytes(m, p->options, 1)};
         t->alone = write_seconds(p, m);
-        t->seconds = t->alone + decompose_cost_seconds(p->costs, m, &p->options->svd);
+        const double seconds = decompose_cost_seconds(p->costs, m, &p->options->svd);
+        /* A rank's workers take turns at its device. */
+        const int turns = p->options->svd.method == SVD_CUSOLVER ? p->options->n_threads : 1;
+        t->seconds = t->alone + turns * seconds;
         if (least_crew(p, m, t->bytes + bytes_beside(m), plan->ranks_per_node, &t->least) != 0)
             return -1;
-        plan->work += t->seconds;
+        plan->work += t->alone + seconds;
         plan->needs_crews |= t->least > 1;
         p->n_tasks++;
     }

@@ -284,11 +284,11 @@ static void put_scores(hid_t file, FILE *out)
 
 static void put_run(hid_t file, FILE *out)
 {
-    static const char *const names[][2] = {{"transfer", "transfer"}, {"shape", "transfer_shape"},
-                                           {"source", "source"},     {"command", "command_line"},
-                                           {"ended", "ended"},       {"numbers", "dtype"},
-                                           {"instructions", "isa"},  {"processor", "cpu"},
-                                           {"started", "started"},   {"t2 version", "t2_version"}};
+    static const char *const names[][2] = {
+        {"transfer", "transfer"},    {"shape", "transfer_shape"}, {"source", "source"},
+        {"command", "command_line"}, {"ended", "ended"},          {"numbers", "dtype"},
+        {"device", "device"},        {"instructions", "isa"},     {"processor", "cpu"},
+        {"started", "started"},      {"t2 version", "t2_version"}};
     int64_t steps, seed, ranks, threads;
     double seconds;
     char took[32];

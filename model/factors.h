@@ -24,7 +24,8 @@ struct factors_origin {
                             one line; parts of other options are not resumed */
     const char *recipe;  /* options_record()'s text, or NULL */
     const char *command_line;
-    const char *cpu; /* cpu_describe(); isa of BLAS */
+    const char *cpu;    /* cpu_describe(); isa of BLAS */
+    const char *device; /* device_describe() */
     int n_ranks;
 };
 

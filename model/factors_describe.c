@@ -133,6 +133,7 @@ static void put_about(const struct factors *f, FILE *file)
     put_text(file, "SHA-256", a->identity);
     put_text(file, "options", a->options);
     put_text(file, "processor", a->cpu);
+    put_text(file, "device", a->device);
     if (a->n_ranks > 0)
         fprintf(file, "%-*s %lld\n", LABEL_WIDTH, "ranks", (long long)a->n_ranks);
     put_text(file, "created", a->created);

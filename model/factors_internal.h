@@ -64,8 +64,8 @@ char *factors_parts_folder(const char *out);
 
 /* What an open file says of its origin. NULL where it says nothing. */
 struct factors_about {
-    char *identity, *architecture, *model, *options, *recipe, *command_line, *cpu, *version,
-        *created;
+    char *identity, *architecture, *model, *options, *recipe, *command_line, *cpu, *device,
+        *version, *created;
     int64_t n_ranks;
     enum factors_type type;
 };

@@ -179,6 +179,7 @@ static int read_about(struct factors *f)
     h5_get_text(f->file, "recipe", &a->recipe);
     h5_get_text(f->file, "command_line", &a->command_line);
     h5_get_text(f->file, "cpu", &a->cpu);
+    h5_get_text(f->file, "device", &a->device);
     h5_get_text(f->file, "t2_version", &a->version);
     h5_get_text(f->file, "created", &a->created);
     if (!h5_get_int(f->file, "ranks", &a->n_ranks))
@@ -248,6 +249,7 @@ void factors_close(struct factors *f)
     free(f->about.recipe);
     free(f->about.command_line);
     free(f->about.cpu);
+    free(f->about.device);
     free(f->about.version);
     free(f->about.created);
     free(f->path);

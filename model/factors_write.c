@@ -186,7 +186,7 @@ size_t factors_room(const struct factors_origin *origin, enum factors_type type,
     return n_chunks * (height * r * factors_type_bytes(type) + 256) + r * 8 + (128 << 10) +
            strlen(text_or_empty(origin->model)) + strlen(text_or_empty(origin->options)) +
            strlen(text_or_empty(origin->recipe)) + strlen(text_or_empty(origin->command_line)) +
-           strlen(text_or_empty(origin->cpu));
+           strlen(text_or_empty(origin->cpu)) + strlen(text_or_empty(origin->device));
 }
 
 int factors_put_origin(hid_t file, const struct factors_origin *origin, enum factors_type type)
@@ -208,6 +208,7 @@ int factors_put_origin(hid_t file, const struct factors_origin *origin, enum fac
                    (origin->recipe && h5_put_text(file, "recipe", origin->recipe)) ||
                    h5_put_text(file, "command_line", text_or_empty(origin->command_line)) ||
                    h5_put_text(file, "cpu", text_or_empty(origin->cpu)) ||
+                   (origin->device && h5_put_text(file, "device", origin->device)) ||
                    h5_put_int(file, "ranks", origin->n_ranks) ||
                    h5_put_text(file, "created", created)
                ? -1

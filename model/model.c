@@ -283,8 +283,9 @@ struct model *model_load_merged(const struct checkpoint *ck, const struct model_
                   checkpoint_path(ck), c->head_dim, ENGINE_MAX_HEAD_DIM);
         goto done;
     }
-    if (engine_create_cpu(&model->engine, options->element, options->isa,
-                          model->options.n_threads) != 0)
+    if (device_resolve(&model->options.device) != 0 ||
+        engine_create(&model->engine, &model->options.device, options->element, options->isa,
+                      model->options.n_threads) != 0)
         goto done;
     model->k_offset = round_up(c->n_heads * c->head_dim, KERNEL_COLUMNS);
     model->v_offset = model->k_offset + round_up(c->n_kv_heads * c->head_dim, KERNEL_COLUMNS);
@@ -361,6 +362,11 @@ const struct memory *model_memory(const struct model *model)
 size_t model_n_parameters(const struct model *model)
 {
     return model->n_parameters;
+}
+
+const char *model_order(const struct model *model)
+{
+    return model->engine.order;
 }
 
 void model_attach(struct model *model, const struct adapter *adapter, const float *parameters)

@@ -6,13 +6,15 @@
 
 #include "model/checkpoint.h"
 #include "solver/cpu.h"
+#include "solver/device.h"
 #include "solver/kernels.h"
 #include "solver/memory.h"
 
 struct model_options {
     enum element element; /* weights and product inputs: f32 (the exact mode) or bf16 */
-    enum isa isa;         /* checked to be available */
+    enum isa isa;         /* checked to be available; of what the host does */
     int n_threads;
+    struct device device; /* a wish; of a model that is there: what it came to */
 };
 
 struct model;
@@ -33,6 +35,8 @@ const struct model_options *model_get_options(const struct model *model);
 /* The memory of its engine: of logits, say, that pass_head() fills and the host then reads. */
 const struct memory *model_memory(const struct model *model);
 size_t model_n_parameters(const struct model *model);
+/* What the bits of its sums depend on (struct engine's `order`). */
+const char *model_order(const struct model *model);
 
 struct adapter;
 

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "solver/device.h"
 #include "solver/engine_product.h"
 #include "solver/kernels.h"
 #include "solver/kv_cache.h"
@@ -153,6 +154,10 @@ struct engine {
  * started. */
 int engine_create_cpu(struct engine *e, enum element element, enum isa isa, int n_threads);
 void engine_free(struct engine *e);
+
+/* The engine of a device (device_resolve). -1 with error_set. */
+int engine_create(struct engine *e, const struct device *wish, enum element element, enum isa isa,
+                  int n_threads);
 
 /* A matrix [n, k] of zeros for the engine's products. 0, or -1 with error_set. */
 static inline int engine_matrix_create(const struct engine *e, struct matrix *m, size_t n, size_t k)

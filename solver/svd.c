@@ -11,7 +11,7 @@
 #include "solver/svd_internal.h"
 
 static const char *const method_names[SVD_METHOD_COUNT] = {
-    "auto", "lapack", "one-stage", "two-stage", "scalapack", "elpa", "gesvd"};
+    "auto", "lapack", "one-stage", "two-stage", "scalapack", "elpa", "gesvd", "cusolver"};
 static const char *const precision_names[SVD_PRECISION_COUNT] = {"auto", "f32", "f64"};
 
 const char *svd_method_name(enum svd_method method)
@@ -39,7 +39,7 @@ int svd_method_parse(const char *name, enum svd_method *method)
         }
     return error_set(
         "there is no decomposition method '%s': choose auto, lapack, one-stage, two-stage, "
-        "scalapack, elpa or gesvd",
+        "scalapack, elpa, gesvd or cusolver",
         name);
 }
 
@@ -66,21 +66,18 @@ double svd_flops(size_t n_rows, size_t n_columns)
 /* ---- steps ------------------------------------------------------------------------------------
  */
 
-struct ranked {
-    double value;
-    size_t row;
-};
-
 /* What a decomposition has reached. */
 struct state {
     struct svd_work work;
     struct svd_report *report;
-    struct ranked *ranked; /* [r], shared */
-    double *found;         /* [r] values in the order of the rows they belong to, shared */
-    double *values;        /* [r] descending, of the factor's rows, shared */
+    struct svd_ranked *ranked; /* [r], shared */
+    double *found;             /* [r] values in the order of the rows they belong to, shared */
+    double *values;            /* [r] descending, of the factor's rows, shared */
     double *sigma;
     float *factor;
     double known_residual; /* of the factor, or negative */
+    bool checked;          /* the factor by the device: `contract` */
+    struct svd_contract contract;
 };
 
 static size_t largest(size_t a, size_t b)
@@ -107,12 +104,14 @@ size_t svd_work_bytes(size_t n_rows, size_t n_columns, const struct svd_options 
                       int crew_size)
 {
     const size_t r = svd_at_most(n_rows, n_columns);
-    const size_t base = r * (sizeof(struct ranked) + 2 * sizeof(double)) + 4 * 64 +
-                        svd_blocks_bytes(n_rows, n_columns, crew_size);
+    const size_t base = r * (sizeof(struct svd_ranked) + 2 * sizeof(double)) + 4 * 64 +
+                        svd_blocks_bytes(n_rows, n_columns, options->method, crew_size);
     const size_t repair =
         r * r * 8 + 64 +
         largest(svd_repair_bytes(n_rows, n_columns), svd_measure_bytes(r, crew_size));
     size_t most = largest(repair, svd_contract_bytes(r, options->check, crew_size));
+
+    most = largest(most, svd_device_bytes(r));
 
     for (size_t bytes = sizeof(float); bytes <= sizeof(double); bytes *= 2)
         most = largest(most, gram_bytes(options, bytes, r, crew_size));
@@ -126,7 +125,7 @@ static int too_small(const struct svd_work *w)
 
 static int by_value(const void *a, const void *b)
 {
-    const struct ranked *x = a, *y = b;
+    const struct svd_ranked *x = a, *y = b;
 
     if (x->value != y->value)
         return x->value > y->value ? -1 : 1;
@@ -145,21 +144,29 @@ static float sign_of(const float *x, size_t n)
     return largest_component < 0 ? -1.0f : 1.0f;
 }
 
+/* The order of the rows that state.found belongs to, by descending value. */
+static void rank_values(struct state *s)
+{
+    const struct svd_work *w = &s->work;
+
+    crew_wait(w->crew);
+    if (w->crew->index == 0) {
+        for (size_t i = 0; i < w->r; i++)
+            s->ranked[i] = (struct svd_ranked){s->found[i], i};
+        qsort(s->ranked, w->r, sizeof *s->ranked, by_value);
+        for (size_t i = 0; i < w->r; i++)
+            s->values[i] = s->ranked[i].value;
+    }
+    crew_wait(w->crew);
+}
+
 /* Rows of q by descending values (state.found) to the factor. */
 static void deliver(struct state *s, size_t bytes, const void *q)
 {
     struct svd_work *w = &s->work;
     const size_t r = w->r;
 
-    crew_wait(w->crew);
-    if (w->crew->index == 0) {
-        for (size_t i = 0; i < r; i++)
-            s->ranked[i] = (struct ranked){s->found[i], i};
-        qsort(s->ranked, r, sizeof *s->ranked, by_value);
-        for (size_t i = 0; i < r; i++)
-            s->values[i] = s->ranked[i].value;
-    }
-    crew_wait(w->crew);
+    rank_values(s);
     while (svd_part(w, r)) {
         const size_t from = s->ranked[w->parts.next].row * r;
         float *row = s->factor + w->parts.next * r;
@@ -259,11 +266,39 @@ done:
     return status;
 }
 
+/* The same in f64 by a device, with the contract of what it delivers. */
+static int solve_on_device(struct state *s, bool *accepted)
+{
+    struct svd_work *w = &s->work;
+    const struct svd_options *options = w->options;
+    double bound = 0;
+    int status = svd_device_solve(w, s->found, accepted, &bound);
+
+    *accepted = status == 0 && *accepted &&
+                (options->precision != SVD_PRECISION_AUTO || bound <= options->tolerance);
+    if (*accepted) {
+        rank_values(s);
+        status = svd_device_deliver(w, s->ranked, s->values, s->factor, &s->contract);
+        s->checked = status == 0;
+        s->report->bound = bound;
+        s->report->method = SVD_CUSOLVER;
+        s->report->precision = SVD_F64;
+    }
+    svd_device_end(w);
+    return status;
+}
+
 static int solve(struct state *s)
 {
     const struct svd_options *options = s->work.options;
     bool accepted = false;
 
+    if (options->method == SVD_CUSOLVER) {
+        if (solve_on_device(s, &accepted) != 0)
+            return -1;
+        s->report->tried_f64 = !accepted;
+        return accepted ? 0 : solve_by_lapack(s);
+    }
     if (options->method != SVD_GESVD && options->precision != SVD_F64) {
         if (solve_by_gram(s, sizeof(float), &accepted) != 0)
             return -1;
@@ -289,7 +324,9 @@ static void solve_zero(struct state *s)
         s->sigma[w->parts.next] = 0;
     }
     s->report->method = options->method == SVD_AUTO ? SVD_ONE_STAGE : options->method;
-    s->report->precision = options->precision == SVD_PRECISION_AUTO ? SVD_F32 : options->precision;
+    s->report->precision = options->method == SVD_CUSOLVER            ? SVD_F64
+                           : options->precision == SVD_PRECISION_AUTO ? SVD_F32
+                                                                      : options->precision;
 }
 
 /* ---- the contract and repairs -----------------------------------------------------------------
@@ -341,11 +378,16 @@ static int hold_to_contract(struct state *s, const struct svd_hook *hook)
             crew_wait(w->crew);
             s->known_residual = -1;
         }
-        if (svd_contract(w, s->factor, s->values, s->known_residual, &contract) != 0)
+        const bool known = s->checked && !hook;
+        contract = s->contract;
+        if (known)
+            svd_contract_judge(w, s->values, true, &contract);
+        else if (svd_contract(w, s->factor, s->values, s->known_residual, &contract) != 0)
             return -1;
+        s->checked = false; /* nor is what a repair makes of it */
         report->orthogonality = contract.orthogonality;
         report->residual = contract.residual;
-        report->checked_in_full = options->check;
+        report->checked_in_full = options->check || known;
         if (contract.holds &&
             (report->repair == SVD_REPAIR_NONE || report->repair == SVD_REPAIR_GESVD ||
              options->precision != SVD_PRECISION_AUTO || report->bound <= options->tolerance))
@@ -368,6 +410,8 @@ static int check_options(const struct svd_source *source, const struct svd_optio
     if (options->method == SVD_SCALAPACK || options->method == SVD_ELPA)
         return error_set("%s: method %s works on a grid of ranks, not by one node's workers",
                          source->name, svd_method_name(options->method));
+    if (options->method == SVD_CUSOLVER && (!options->cuda || options->precision == SVD_F32))
+        return error_set("%s: method cusolver needs a CUDA device, and works in f64", source->name);
     if (source->n_rows > INT32_MAX || source->n_columns > INT32_MAX)
         return error_set("%s: a matrix of %zu x %zu is too large for the BLAS", source->name,
                          source->n_rows, source->n_columns);

@@ -33,7 +33,8 @@ struct svd_source {
 };
 
 /* How the eigenproblem is solved. AUTO: one node's workers, one stage or two by size
- * (eigen_method_for); the others as asked for. The grid methods are svd_grid.h's. */
+ * (eigen_method_for); the others as asked for. The grid methods are svd_grid.h's. Numbers are only
+ * this program's: files have the names. */
 enum svd_method {
     SVD_AUTO,
     SVD_LAPACK,
@@ -42,6 +43,7 @@ enum svd_method {
     SVD_SCALAPACK, /* p?syevd on the Gram matrix */
     SVD_ELPA,      /* the same by ELPA */
     SVD_GESVD,     /* p?gesvd on W itself: the reference */
+    SVD_CUSOLVER,  /* Gram matrix and syevd on options.cuda, in f64 */
     SVD_METHOD_COUNT
 };
 enum svd_precision { SVD_PRECISION_AUTO, SVD_F32, SVD_F64, SVD_PRECISION_COUNT };
@@ -53,15 +55,18 @@ const char *svd_precision_name(enum svd_precision precision);
 int svd_method_parse(const char *name, enum svd_method *method);
 int svd_precision_parse(const char *name, enum svd_precision *precision);
 
+struct svd_cuda; /* svd_cuda.h */
+
 struct svd_options {
     enum svd_method method;
     enum svd_precision precision;
-    double tolerance; /* relative error of each sigma that `auto` accepts (default 1e-5) */
-    bool check;       /* check the contract in full, not by random probes */
+    double tolerance;      /* relative error of each sigma that `auto` accepts (default 1e-5) */
+    bool check;            /* check the contract in full, not by random probes */
+    struct svd_cuda *cuda; /* the device of CUSOLVER, which a process's crews share */
 };
 static inline struct svd_options svd_defaults(void)
 {
-    return (struct svd_options){SVD_AUTO, SVD_PRECISION_AUTO, 1e-5, false};
+    return (struct svd_options){SVD_AUTO, SVD_PRECISION_AUTO, 1e-5, false, NULL};
 }
 
 enum svd_repair { SVD_REPAIR_NONE, SVD_REPAIR_ORTHOGONALISED, SVD_REPAIR_JACOBI, SVD_REPAIR_GESVD };

@@ -153,6 +153,15 @@ size_t svd_contract_bytes(size_t r, bool full, int crew_size)
     return (full ? products : probes) + (size_t)crew_size * sizeof(struct svd_contract) + 64;
 }
 
+void svd_contract_judge(const struct svd_work *w, const double *values, bool full,
+                        struct svd_contract *contract)
+{
+    contract->holds =
+        contract->orthogonality <= limit(w->r, full) && contract->residual <= limit(w->r, full);
+    for (size_t i = 1; i < w->r; i++)
+        contract->holds = contract->holds && values[i] <= values[i - 1];
+}
+
 int svd_contract(struct svd_work *w, const float *factor, const double *values,
                  double known_residual, struct svd_contract *contract)
 {
@@ -170,10 +179,7 @@ int svd_contract(struct svd_work *w, const float *factor, const double *values,
         status = check_by_probes(w, factor, values, known_residual, &own);
     if (status == 0) {
         *contract = combine(w, own, shared);
-        contract->holds =
-            contract->orthogonality <= limit(w->r, full) && contract->residual <= limit(w->r, full);
-        for (size_t i = 1; i < w->r; i++)
-            contract->holds = contract->holds && values[i] <= values[i - 1];
+        svd_contract_judge(w, values, full, contract);
     }
     w->arena->used = used;
     return status;

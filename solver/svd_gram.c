@@ -8,10 +8,11 @@
 
 enum { READ_ROWS = 16, TILE = 512, KEPT_ELEMENTS = 1 << 24 };
 
-/* A wide W is needed by columns; a small one is not worth reading again. */
-static bool keeps_copy(size_t n_rows, size_t n_columns)
+/* A wide W is needed by columns; a small one is not worth reading again; a device takes W as a
+ * whole, so that others can use it while this one is read. */
+static bool keeps_copy(size_t n_rows, size_t n_columns, enum svd_method method)
 {
-    return n_rows < n_columns || n_rows * n_columns <= KEPT_ELEMENTS;
+    return method == SVD_CUSOLVER || n_rows < n_columns || n_rows * n_columns <= KEPT_ELEMENTS;
 }
 
 void svd_parts_start(struct svd_work *w)
@@ -31,12 +32,12 @@ bool svd_part(struct svd_work *w, size_t n)
     return false;
 }
 
-size_t svd_blocks_bytes(size_t n_rows, size_t n_columns, int crew_size)
+size_t svd_blocks_bytes(size_t n_rows, size_t n_columns, enum svd_method method, int crew_size)
 {
     const size_t r = svd_at_most(n_rows, n_columns);
 
     return (size_t)crew_size * 64 +
-           (keeps_copy(n_rows, n_columns) ? n_rows * n_columns : SVD_BLOCK * r) * 4 +
+           (keeps_copy(n_rows, n_columns, method) ? n_rows * n_columns : SVD_BLOCK * r) * 4 +
            SVD_BLOCK * r * 8 + 4 * 64;
 }
 
@@ -45,7 +46,7 @@ int svd_blocks_take(struct svd_work *w)
     const size_t n = w->source->n_rows * w->source->n_columns;
 
     w->peaks = arena_take(w->arena, (size_t)w->crew->size * 64);
-    if (keeps_copy(w->source->n_rows, w->source->n_columns))
+    if (keeps_copy(w->source->n_rows, w->source->n_columns, w->options->method))
         w->copy = arena_take(w->arena, n * sizeof *w->copy);
     else
         w->rows = arena_take(w->arena, SVD_BLOCK * w->r * sizeof *w->rows);

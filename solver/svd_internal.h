@@ -40,6 +40,12 @@ struct svd_work {
     struct svd_parts parts;
 };
 
+/* Row `row` of Q and its value, sorted by value. */
+struct svd_ranked {
+    double value;
+    size_t row;
+};
+
 /* Of an orthogonal Q, see docs/decompose.md. */
 struct svd_measure {
     double bound;    /* the largest relative error of a sigma_i that counts */
@@ -84,7 +90,7 @@ bool svd_part(struct svd_work *w, size_t n);
 
 /* Takes the memory for reading. */
 int svd_blocks_take(struct svd_work *w);
-size_t svd_blocks_bytes(size_t n_rows, size_t n_columns, int crew_size);
+size_t svd_blocks_bytes(size_t n_rows, size_t n_columns, enum svd_method method, int crew_size);
 
 struct svd_block {
     size_t k;              /* rows of B in it */
@@ -96,8 +102,8 @@ struct svd_block {
 /* Reads block `index` (all workers, a barrier before it can be used and before the next one). */
 int svd_block_read(struct svd_work *w, size_t index, bool want_f64, struct svd_block *block);
 
-/* Reads all of W to find its scale, 0 where W = 0, and keeps a wide or small W in memory: needed
- * before anything else there; a large tall W's scale is found by svd_gram. */
+/* Reads all of W to find its scale, 0 where W = 0, and keeps a wide or small W in memory, and any
+ * for a device: needed before anything else there; a large tall W's scale is found by svd_gram. */
 int svd_scale(struct svd_work *w);
 
 /* The upper triangle of C [r, r] (float or double by `bytes`), row-major; finds the scale if it is
@@ -150,6 +156,20 @@ struct svd_contract {
 int svd_contract(struct svd_work *w, const float *factor, const double *values,
                  double known_residual, struct svd_contract *contract);
 size_t svd_contract_bytes(size_t r, bool full, int crew_size);
+/* Sets contract->holds by its other fields and values. full: they were not found by probes. */
+void svd_contract_judge(const struct svd_work *w, const double *values, bool full,
+                        struct svd_contract *contract);
+
+/* ---- svd_device.c -----------------------------------------------------------------------------
+ */
+
+/* svd_cuda_solve and svd_cuda_deliver (svd_cuda.h) for a crew, on the copy of W. After solve, and
+ * also after its failure, svd_device_end. contract->holds stays to be judged. */
+int svd_device_solve(struct svd_work *w, double *values, bool *solved, double *bound);
+int svd_device_deliver(struct svd_work *w, const struct svd_ranked *ranked, const double *values,
+                       float *factor, struct svd_contract *contract);
+void svd_device_end(struct svd_work *w);
+size_t svd_device_bytes(size_t r);
 
 /* ---- svd_repair.c -----------------------------------------------------------------------------
  */

@@ -17,7 +17,7 @@ struct train_origin {
     const char *parametrisation;        /* svf */
     const char *adapter_settings;       /* adapter_settings_text(), or NULL */
     const char *options, *command_line; /* a recipe; as typed */
-    const char *version, *cpu, *isa, *dtype, *chat_format, *started;
+    const char *version, *cpu, *device, *isa, *kernel_order, *dtype, *chat_format, *started;
     int n_ranks, n_threads;
     double seconds;
 };

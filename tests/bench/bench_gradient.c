@@ -90,7 +90,7 @@ static void add_matrix(struct errors *all, const struct gradient_fixture *f, siz
 
 int main(int argc, char **argv)
 {
-    struct model_options options = {ELEMENT_F32, cpu_best_isa(), 2};
+    struct model_options options = {ELEMENT_F32, cpu_best_isa(), 2, {0}};
     struct gradient_fixture f = {0};
     float *gradient = NULL;
     double loss;

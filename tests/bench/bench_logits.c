@@ -66,7 +66,7 @@ done:
 
 int main(int argc, char **argv)
 {
-    struct model_options options = {ELEMENT_F32, cpu_best_isa(), 2};
+    struct model_options options = {ELEMENT_F32, cpu_best_isa(), 2, {0}};
     size_t chunk = 512;
     bool argmax = false;
 

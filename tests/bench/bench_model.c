@@ -75,7 +75,7 @@ static int run(struct model *model, struct work *w, const struct scheduler_optio
 
 int main(int argc, char **argv)
 {
-    struct model_options options = {ELEMENT_BF16, cpu_best_isa(), 2};
+    struct model_options options = {ELEMENT_BF16, cpu_best_isa(), 2, {0}};
     struct scheduler_options scheduling = scheduler_defaults();
     size_t prompt = 64, decode = 0, batch = 1, n_score = 0, score_length = 0;
     bool with_phases = false;

@@ -215,7 +215,7 @@ done:
 
 int main(int argc, char **argv)
 {
-    struct model_options options = {ELEMENT_BF16, cpu_best_isa(), 2};
+    struct model_options options = {ELEMENT_BF16, cpu_best_isa(), 2, {0}};
     struct shape shapes[2] = {{0, 32, 64, true}, {40, 32, 25, false}};
     size_t n_shapes = 2;
     const char *what = "gud";

@@ -22,6 +22,7 @@ static struct run_info run = {
     .n_parameters = 134515008,
     .model_sha256 = "ab",
     .dtype = "f32",
+    .device = "cpu",
     .isa = "avx2",
     .kernel_order = "f32",
     .cpu = "a processor",

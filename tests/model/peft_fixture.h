@@ -110,7 +110,7 @@ static inline void peft_fixture_free(struct peft_fixture *f)
 static inline struct model *peft_fixture_model(const struct peft_fixture *f, enum element element,
                                                int n_threads)
 {
-    const struct model_options options = {element, cpu_best_isa(), n_threads};
+    const struct model_options options = {element, cpu_best_isa(), n_threads, {0}};
     struct model *model = model_load(f->ck, &options);
     if (!model)
         fail_msg("%s", error_message());

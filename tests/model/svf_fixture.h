@@ -136,7 +136,7 @@ static inline void svf_fixture_close(struct svf_fixture *s)
 static inline struct model *svf_fixture_load(const struct svf_fixture *s, enum element element,
                                              enum isa isa, int n_threads)
 {
-    const struct model_options options = {element, isa, n_threads};
+    const struct model_options options = {element, isa, n_threads, {0}};
     struct model *model = model_load(s->ck, &options);
     if (!model)
         fail_msg("%s", error_message());

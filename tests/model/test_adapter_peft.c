@@ -296,7 +296,7 @@ static void an_expert_gives_the_same_logits_merged_and_unmerged(void **state)
         struct merge *merge = merge_create(&e, NULL, cpu_best_isa(), 0);
         if (!merge)
             fail_msg("%s", error_message());
-        const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 2};
+        const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 2, {0}};
         struct model *other = model_load_merged(s.f.ck, &options, merge);
         float *merged = logits_of(&s.f, other);
         for (size_t i = 0; i < s.f.n_terms; i++)

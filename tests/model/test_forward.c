@@ -17,7 +17,7 @@ static struct model *load(const char *name, enum element element, enum isa isa, 
     struct checkpoint *ck = checkpoint_open(path);
     if (!ck)
         fail_msg("%s", error_message());
-    const struct model_options options = {element, isa, n_threads};
+    const struct model_options options = {element, isa, n_threads, {0}};
     struct model *model = model_load(ck, &options);
     if (!model)
         fail_msg("%s", error_message());

@@ -99,7 +99,7 @@ static void mini_answers_as_the_reference_does(void **state)
     if (!ck)
         fail_msg("%s", error_message());
     struct tokenizer *tokenizer = tokenizer_load_hf(T2_DATA_DIR "/mini");
-    const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1};
+    const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1, {0}};
     struct model *model = model_load(ck, &options);
     assert_true(tokenizer && model);
     const char *name;

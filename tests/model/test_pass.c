@@ -466,7 +466,7 @@ static void gradients_are_those_of_automatic_differentiation(void **state)
     struct checkpoint *ck = checkpoint_open(T2_FIXTURES "/tiny/qwen2-window");
     assert_non_null(ck);
     for (int recompute = 0; recompute <= 1; recompute++) {
-        const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1};
+        const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1, {0}};
         struct model *model = model_load(ck, &options);
         struct gradient_fixture f;
         float *gradient = NULL;

@@ -104,7 +104,7 @@ static struct model *load(const char *name, enum element element, enum isa isa, 
     struct checkpoint *ck = checkpoint_open(path);
     if (!ck)
         fail_msg("%s", error_message());
-    const struct model_options options = {element, isa, n_threads};
+    const struct model_options options = {element, isa, n_threads, {0}};
     struct model *model = model_load(ck, &options);
     if (!model)
         fail_msg("%s", error_message());
@@ -244,7 +244,7 @@ static int generation_done(void *context, const struct request *request,
 static struct model *load_mini(struct tokenizer **tokenizer)
 {
     struct checkpoint *ck = checkpoint_open(T2_DATA_DIR "/mini");
-    const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1};
+    const struct model_options options = {ELEMENT_F32, cpu_best_isa(), 1, {0}};
     struct model *model = ck ? model_load(ck, &options) : NULL;
     *tokenizer = tokenizer_load_hf(T2_DATA_DIR "/mini");
     if (!model || !*tokenizer)

@@ -311,8 +311,12 @@ struct cudaPointerAttributes {
     void *devicePointer, *hostPointer;
 };
 
+struct cudaUUID_t {
+    char bytes[16];
+};
 struct cudaDeviceProp {
     char name[256];
+    cudaUUID_t uuid;
     size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin;
     int major, minor, multiProcessorCount, maxThreadsPerBlock, concurrentManagedAccess,
         managedMemory, integrated;

@@ -211,6 +211,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
         return failed(cudaErrorInvalidDevice);
     *properties = cudaDeviceProp{};
     snprintf(properties->name, sizeof properties->name, "stand-in for a CUDA device");
+    memcpy(properties->uuid.bytes, "stand-in", 8);
+    properties->uuid.bytes[8] = (char)device;
     properties->totalGlobalMem = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGE_SIZE);
     properties->sharedMemPerBlock = 48 << 10;
     properties->sharedMemPerBlockOptin = 227 << 10;
