@@ -17,6 +17,9 @@
 #include "solver/cuda/train_internal.h"
 
 static const size_t HEAD_ROWS = 512, HEAD_CHUNK = 1024;
+/* f32 sums over the vocabulary are cut into chains: one alone rounds too much
+ * (docs/training.md). */
+static const size_t CHAIN = 1024;
 static const unsigned ROWS_THREADS = 32;
 /* Above this, KL is the plain sum of p d. */
 static const double KL_PLAIN = 0.01;
@@ -313,7 +316,7 @@ static __global__ void gradient_kernel(const struct head_block b, void *gradient
 /* What a call needs on the device. */
 struct room {
     float *logits, *base;
-    void *gradient;
+    void *gradient, *slice;
     struct part *parts, *parts0;
     struct ratio_part *ratios;
     float *base_targets;
@@ -329,8 +332,8 @@ static void *cut(char *memory, size_t *at, size_t n)
     return p;
 }
 
-static struct room cut_room(const struct head_block *b, bool base, size_t gradient_bytes, size_t n,
-                            char *memory, size_t *bytes)
+static struct room cut_room(const struct head_block *b, bool base, size_t gradient_bytes,
+                            size_t slice_bytes, size_t n, char *memory, size_t *bytes)
 {
     const size_t n_parts = b->n_rows * b->n_chunks, logits = b->n_rows * b->ldl * sizeof(float);
     struct room room = {};
@@ -338,6 +341,7 @@ static struct room cut_room(const struct head_block *b, bool base, size_t gradie
     room.logits = (float *)cut(memory, bytes, logits);
     room.base = base ? (float *)cut(memory, bytes, logits) : NULL;
     room.gradient = gradient_bytes ? cut(memory, bytes, gradient_bytes) : NULL;
+    room.slice = slice_bytes ? cut(memory, bytes, slice_bytes) : NULL;
     room.parts = (struct part *)cut(memory, bytes, n_parts * sizeof *room.parts);
     room.parts0 = (struct part *)cut(memory, bytes, n_parts * sizeof *room.parts0);
     room.ratios = (struct ratio_part *)cut(memory, bytes, n_parts * sizeof *room.ratios);
@@ -370,12 +374,38 @@ static void run_block(const struct engine *e, const struct head_block &b, void *
     cuda_launched(e, "the head's gradient");
 }
 
+/* dx [n_rows, lddx] = gradient [n_rows, k_padded] m_t^T. In f32 a chain is copied out of m_t to
+ * `slice` and its sums are added to those before. */
+static void multiply_back(const struct engine *e, float *dx, size_t lddx, const void *gradient,
+                          size_t n_rows, const struct matrix *m_t, void *slice)
+{
+    const size_t ldg = m_t->k_padded;
+    if (!slice) {
+        cuda_product_run(e, dx, lddx, gradient, ldg, n_rows, m_t, NULL, false);
+        return;
+    }
+    for (size_t k = 0; k < ldg; k += CHAIN) {
+        struct matrix part = *m_t;
+        part.k = part.k_padded = ldg - k < CHAIN ? ldg - k : CHAIN;
+        part.data = slice;
+        cuda_check(e,
+                   cudaMemcpy2DAsync(slice, part.k * sizeof *dx, (const float *)m_t->data + k,
+                                     ldg * sizeof *dx, part.k * sizeof *dx,
+                                     m_t->n_panels * KERNEL_COLUMNS, cudaMemcpyDeviceToDevice,
+                                     cuda_device_of(e)->stream),
+                   "the head's gradient");
+        cuda_product_run(e, dx, lddx, (const float *)gradient + k, ldg, n_rows, &part, NULL, k > 0);
+    }
+}
+
 int cuda_head_backward(const struct engine *e, float *dx, size_t lddx, const void *x,
                        const void *x0, size_t ldx, size_t n, const struct matrix *m,
                        const struct matrix *m_t, const struct head_term *terms,
                        struct head_term_result *results)
 {
     const size_t size = element_size(e->element), ldg = dx ? m_t->k_padded : 0;
+    const bool chains = dx && e->element == ELEMENT_F32 && ldg > CHAIN;
+    const size_t slice_bytes = chains ? m_t->n_panels * KERNEL_COLUMNS * CHAIN * sizeof(float) : 0;
     struct head_block b = {};
     size_t bytes;
 
@@ -387,11 +417,12 @@ int cuda_head_backward(const struct engine *e, float *dx, size_t lddx, const voi
     b.n = m->n;
     b.ldl = round_up(m->n, KERNEL_K_STEP);
     b.n_chunks = (m->n + HEAD_CHUNK - 1) / HEAD_CHUNK;
-    cut_room(&b, x0 != NULL, b.n_rows * ldg * size, n, NULL, &bytes);
+    cut_room(&b, x0 != NULL, b.n_rows * ldg * size, slice_bytes, n, NULL, &bytes);
     char *memory = (char *)cuda_scratch(e, CUDA_SLOT_BACKWARD, bytes);
     if (!memory)
         return cuda_status(e);
-    const struct room room = cut_room(&b, x0 != NULL, b.n_rows * ldg * size, n, memory, &bytes);
+    const struct room room =
+        cut_room(&b, x0 != NULL, b.n_rows * ldg * size, slice_bytes, n, memory, &bytes);
     b.logits = room.logits;
     b.base = room.base;
     b.parts = room.parts;
@@ -412,8 +443,7 @@ int cuda_head_backward(const struct engine *e, float *dx, size_t lddx, const voi
                              NULL, false);
         run_block(e, b, room.gradient, ldg);
         if (dx)
-            cuda_product_run(e, dx + r * lddx, lddx, room.gradient, ldg, b.n_rows, m_t, NULL,
-                             false);
+            multiply_back(e, dx + r * lddx, lddx, room.gradient, b.n_rows, m_t, room.slice);
     }
     if (cuda_status(e) != 0)
         return -1;
