@@ -11,24 +11,18 @@
  * where KL is small (a policy near its base), the first one elsewhere. Sums over the vocabulary
  * are cut into chunks of HEAD_CHUNK columns, a block each; a thread for each row adds up the
  * chunks' in order. */
-#include <limits.h>
 #include <math.h>
 
+#include "solver/cuda/head_part.h"
 #include "solver/cuda/train_internal.h"
 
-static const size_t HEAD_ROWS = 512, HEAD_CHUNK = 1024;
+static const size_t HEAD_ROWS = 512;
 /* f32 sums over the vocabulary are cut into chains: one alone rounds too much
  * (docs/training.md). */
 static const size_t CHAIN = 1024;
 static const unsigned ROWS_THREADS = 32;
 /* Above this, KL is the plain sum of p d. */
 static const double KL_PLAIN = 0.01;
-
-/* One chunk of a row: its largest logit, where, sum e and sum e (l - max) with e = exp(l - max). */
-struct part {
-    float max, sum, moment;
-    int argmax;
-};
 
 /* sum of e d and of its second form, and those of KL0, with e = exp(l - the row's max) */
 struct ratio_part {
@@ -46,88 +40,34 @@ struct head_row {
 
 /* A block of rows, by value to the kernels. */
 struct head_block {
-    size_t n_rows, n, ldl, n_chunks; /* n: the vocabulary */
-    const float *logits;             /* [n_rows, ldl] */
-    float *base;                     /* [n_rows, ldl] l0, then l - l0; or NULL */
-    struct part *parts, *parts0;     /* [n_rows, n_chunks] */
-    struct ratio_part *ratios;       /* [n_rows, n_chunks] */
-    float *base_targets;             /* [n_rows] */
-    struct head_row *rows;           /* [n_rows] */
+    size_t n_rows, n, ldl, n_chunks;  /* n: the vocabulary */
+    const float *logits;              /* [n_rows, ldl] */
+    float *base;                      /* [n_rows, ldl] l0, then l - l0; or NULL */
+    struct head_part *parts, *parts0; /* [n_rows, n_chunks] */
+    struct ratio_part *ratios;        /* [n_rows, n_chunks] */
+    float *base_targets;              /* [n_rows] */
+    struct head_row *rows;            /* [n_rows] */
     const struct head_term *terms;
     struct head_term_result *results;
 };
 
 /* ---- a chunk --------------------------------------------------------------------------------- */
 
-enum { WARPS = GPU_BLOCK / GPU_WARP };
-
-/* A block's shared memory for the parts of its warps; each is free again after the next barrier. */
-struct shared_parts {
-    float max[WARPS], sum[WARPS], moment[WARPS];
-    int least[WARPS];
-};
-
-static __device__ float block_max(float x, float *shared)
-{
-    x = warp_max(x);
-    if (threadIdx.x % GPU_WARP == 0)
-        shared[threadIdx.x / GPU_WARP] = x;
-    __syncthreads();
-    for (int w = 0; w < WARPS; w++)
-        x = shared[w] > x ? shared[w] : x;
-    return x;
-}
-
-static __device__ int block_least(int x, int *shared)
-{
-    for (int bits = GPU_WARP / 2; bits > 0; bits /= 2)
-        x = min(x, __shfl_xor_sync(ALL_LANES, x, bits));
-    if (threadIdx.x % GPU_WARP == 0)
-        shared[threadIdx.x / GPU_WARP] = x;
-    __syncthreads();
-    for (int w = 0; w < WARPS; w++)
-        x = min(x, shared[w]);
-    return x;
-}
-
-/* The part of columns first .. end of a row, in every thread. */
-static __device__ struct part make_part(const float *logits, size_t first, size_t end,
-                                        struct shared_parts *shared)
-{
-    struct part part = {-INFINITY, 0, 0, INT_MAX};
-    for (size_t c = first + threadIdx.x; c < end; c += blockDim.x)
-        part.max = logits[c] > part.max ? logits[c] : part.max;
-    part.max = block_max(part.max, shared->max);
-    for (size_t c = first + threadIdx.x; c < end; c += blockDim.x) {
-        const float below = logits[c] - part.max, e = gpu_exp(below);
-        part.sum += e;
-        part.moment += e * below;
-        if (logits[c] == part.max && part.argmax == INT_MAX)
-            part.argmax = (int)c;
-    }
-    part.argmax = block_least(part.argmax, shared->least);
-    if (part.argmax == INT_MAX)
-        part.argmax = (int)first;
-    part.sum = block_sum(part.sum, shared->sum);
-    part.moment = block_sum(part.moment, shared->moment);
-    return part;
-}
-
 /* Block (chunk, row). */
 static __global__ void parts_kernel(const struct head_block b)
 {
-    __shared__ struct shared_parts shared;
+    __shared__ struct head_shared shared;
     const size_t row = blockIdx.y, at = row * b.n_chunks + blockIdx.x;
     const size_t first = blockIdx.x * HEAD_CHUNK;
     const size_t end = b.n - first < HEAD_CHUNK ? b.n : first + HEAD_CHUNK;
     const float *logits = b.logits + row * b.ldl;
-    const struct part part = make_part(logits, first, end, &shared);
+    const struct head_part part = head_part_make(logits, first, b.n, &shared);
     if (threadIdx.x == 0)
         b.parts[at] = part;
     if (!b.base)
         return;
     float *base = b.base + row * b.ldl;
-    const struct part part0 = make_part(base, first, end, &shared);
+    const struct head_part part0 = head_part_make(base, first, b.n, &shared);
     if (threadIdx.x == 0)
         b.parts0[at] = part0;
     __syncthreads();
@@ -140,36 +80,19 @@ static __global__ void parts_kernel(const struct head_block b)
 
 /* ---- a row ----------------------------------------------------------------------------------- */
 
-/* The row's largest logit, where, and the sum over the chunks of exp(logit - max): head.cu's bits,
- * so that a token's log-probability is the one that it was drawn with. */
-static __device__ double parts_sum(const struct part *parts, size_t n, float *max, int *argmax)
-{
-    double sum = 0;
-    *max = parts[0].max;
-    *argmax = parts[0].argmax;
-    for (size_t i = 1; i < n; i++)
-        if (parts[i].max > *max) {
-            *max = parts[i].max;
-            *argmax = parts[i].argmax;
-        }
-    for (size_t i = 0; i < n; i++)
-        sum += (double)parts[i].sum * (double)gpu_exp(parts[i].max - *max);
-    return sum;
-}
-
 /* A thread to a row: everything but the divergences. */
 static __global__ void rows_kernel(const struct head_block b)
 {
     const size_t r = column_here();
     if (r >= b.n_rows)
         return;
-    const struct part *parts = b.parts + r * b.n_chunks;
+    const struct head_part *parts = b.parts + r * b.n_chunks;
     const int32_t target = b.terms[r].target;
     struct head_term_result result = {};
     struct head_row row = {};
     double moment = 0;
 
-    row.sum = parts_sum(parts, b.n_chunks, &row.max, &result.argmax);
+    row.sum = head_parts_sum(parts, b.n_chunks, &row.max, &result.argmax);
     for (size_t c = 0; c < b.n_chunks; c++) {
         const double below = (double)parts[c].max - (double)row.max;
         moment += exp(below) * ((double)parts[c].moment + below * (double)parts[c].sum);
@@ -183,8 +106,8 @@ static __global__ void rows_kernel(const struct head_block b)
     }
     if (b.base) {
         float max0;
-        int argmax0;
-        const double sum0 = parts_sum(b.parts0 + r * b.n_chunks, b.n_chunks, &max0, &argmax0);
+        int32_t argmax0;
+        const double sum0 = head_parts_sum(b.parts0 + r * b.n_chunks, b.n_chunks, &max0, &argmax0);
         const double log_sum0 = (double)max0 + log(sum0);
         row.shift = (float)(log_sum - log_sum0);
         if (target >= 0)
@@ -246,7 +169,7 @@ static __device__ double excess0_near(double d)
 /* Block (chunk, row): its sums of ratios. */
 static __global__ void ratios_kernel(const struct head_block b)
 {
-    __shared__ double shared[4][WARPS];
+    __shared__ double shared[4][GPU_BLOCK / GPU_WARP];
     const size_t row = blockIdx.y, first = blockIdx.x * HEAD_CHUNK;
     const size_t end = b.n - first < HEAD_CHUNK ? b.n : first + HEAD_CHUNK;
     const float *logits = b.logits + row * b.ldl, *base = b.base + row * b.ldl;
@@ -317,7 +240,7 @@ static __global__ void gradient_kernel(const struct head_block b, void *gradient
 struct room {
     float *logits, *base;
     void *gradient, *slice;
-    struct part *parts, *parts0;
+    struct head_part *parts, *parts0;
     struct ratio_part *ratios;
     float *base_targets;
     struct head_row *rows;
@@ -342,8 +265,8 @@ static struct room cut_room(const struct head_block *b, bool base, size_t gradie
     room.base = base ? (float *)cut(memory, bytes, logits) : NULL;
     room.gradient = gradient_bytes ? cut(memory, bytes, gradient_bytes) : NULL;
     room.slice = slice_bytes ? cut(memory, bytes, slice_bytes) : NULL;
-    room.parts = (struct part *)cut(memory, bytes, n_parts * sizeof *room.parts);
-    room.parts0 = (struct part *)cut(memory, bytes, n_parts * sizeof *room.parts0);
+    room.parts = (struct head_part *)cut(memory, bytes, n_parts * sizeof *room.parts);
+    room.parts0 = (struct head_part *)cut(memory, bytes, n_parts * sizeof *room.parts0);
     room.ratios = (struct ratio_part *)cut(memory, bytes, n_parts * sizeof *room.ratios);
     room.base_targets = (float *)cut(memory, bytes, b->n_rows * sizeof *room.base_targets);
     room.rows = (struct head_row *)cut(memory, bytes, b->n_rows * sizeof *room.rows);
@@ -359,10 +282,10 @@ static void run_block(const struct engine *e, const struct head_block &b, void *
     const dim3 chunks((unsigned)b.n_chunks, (unsigned)b.n_rows);
     const unsigned rows = (unsigned)((b.n_rows + ROWS_THREADS - 1) / ROWS_THREADS);
 
-    GPU_LAUNCH(parts_kernel, chunks, GPU_BLOCK, 0, stream, b);
+    GPU_LAUNCH(parts_kernel, chunks, gpu_row_threads(b.n), 0, stream, b);
     GPU_LAUNCH(rows_kernel, rows, ROWS_THREADS, 0, stream, b);
     if (b.base) {
-        GPU_LAUNCH(ratios_kernel, chunks, GPU_BLOCK, 0, stream, b);
+        GPU_LAUNCH(ratios_kernel, chunks, gpu_row_threads(b.n), 0, stream, b);
         GPU_LAUNCH(divergences_kernel, rows, ROWS_THREADS, 0, stream, b);
     }
     if (gradient && e->element == ELEMENT_F32)
