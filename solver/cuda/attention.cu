@@ -32,7 +32,7 @@ enum {
     QUERIES = GPU_BLOCK / GPU_WARP, /* query rows of a block: a warp's softmax each */
     MAX_DIM = ENGINE_MAX_HEAD_DIM,
     OWN_VALUES = QUERIES * MAX_DIM / GPU_BLOCK, /* of the output, a thread's */
-    STORE_THREADS = MAX_DIM / 2,
+    STORE_WARPS = MAX_DIM / 2 / GPU_WARP,
     PARTIAL_BYTES = 256 << 20,
     BLOCKS_PER_PROCESSOR = 4, /* below which splits get blocks of their own */
 };
@@ -113,7 +113,7 @@ template <typename T, typename KV>
 __global__ void attention_store(struct attention_shape s, float *q, T *out, const float *qkv,
                                 const struct row_place *places)
 {
-    __shared__ float sums[STORE_THREADS / GPU_WARP];
+    __shared__ float sums[STORE_WARPS];
     const size_t row = blockIdx.x;
     const int i = (int)threadIdx.x, half = s.dim / 2, position = places[row].position;
     const float *in = qkv + row * s.ldqkv;
@@ -593,9 +593,9 @@ static void launch(const struct engine *e, const struct attention_plan *plan,
     const cudaStream_t stream = cuda_device_of(e)->stream;
     const unsigned n_kv_heads = (unsigned)s.n_kv_heads, n_items = (unsigned)plan->n_items;
 
-    GPU_LAUNCH((attention_store<T, KV>),
-               dim3((unsigned)plan->n_rows, (unsigned)s.n_heads + n_kv_heads), STORE_THREADS, 0,
-               stream, s, q, out, qkv, plan->places);
+    GPU_LAUNCH(
+        (attention_store<T, KV>), dim3((unsigned)plan->n_rows, (unsigned)s.n_heads + n_kv_heads),
+        (unsigned)round_up((size_t)s.dim / 2, GPU_WARP), 0, stream, s, q, out, qkv, plan->places);
     if (plan->n_copies > 0) {
         const size_t n = s.key_elements + KV_PAGE * s.value_width;
         GPU_LAUNCH(attention_copy_pages<KV>,

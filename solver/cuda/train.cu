@@ -232,8 +232,8 @@ static void cuda_norm_backward(const struct engine *e, float *dh, size_t lddh, c
     CUDA_TENSOR(weight);
     if (n == 0)
         return;
-    GPU_LAUNCH(norm_backward_kernel, (unsigned)n, GPU_BLOCK, 0, cuda_device_of(e)->stream, dh, lddh,
-               dx, ldx, h, ldh, weight, width, eps);
+    GPU_LAUNCH(norm_backward_kernel, (unsigned)n, gpu_row_threads(width), 0,
+               cuda_device_of(e)->stream, dh, lddh, dx, ldx, h, ldh, weight, width, eps);
     cuda_launched(e, "the gradient of a norm");
 }
 

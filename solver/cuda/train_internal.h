@@ -58,8 +58,8 @@ static inline __device__ double block_sum_f64(double x, double *shared)
 void cuda_spaces_norms(const struct engine *e, double *norms, size_t n_norms, const void *x,
                        size_t ldx, size_t n, size_t n_in);
 void cuda_spaces_long(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
-                     const struct matrix *in, const void *x, size_t ldx, const double *norms,
-                     size_t n);
+                      const struct matrix *in, const void *x, size_t ldx, const double *norms,
+                      size_t n);
 void cuda_spaces_forward(const struct engine *e, const struct spaces *s, float *u, size_t ldu,
                          float *h, size_t ldh, const double *norms, size_t n);
 int cuda_spaces_backward(const struct engine *e, const struct spaces *s, double *sums,

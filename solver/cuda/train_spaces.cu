@@ -50,7 +50,8 @@ void cuda_spaces_norms(const struct engine *e, double *norms, size_t n_norms, co
     CUDA_TENSOR(x);
     if (n == 0)
         return;
-    LAUNCH_ELEMENTS(e, spaces_norms_kernel, (unsigned)n, GPU_BLOCK, norms, n_norms, x, ldx, n_in);
+    LAUNCH_ELEMENTS(e, spaces_norms_kernel, (unsigned)n, gpu_row_threads(n_in), norms, n_norms, x,
+                    ldx, n_in);
     cuda_launched(e, "norms of tokens");
 }
 

@@ -384,6 +384,37 @@ static void a_rows_loss_has_the_same_bits_alone(void **state)
     }
 }
 
+/* What a token was drawn with is what its gradient begins with. */
+static void log_probabilities_are_the_forward_heads(void **state)
+{
+    (void)state;
+    struct head_case t;
+    struct head_term_result results[HEAD_TOKENS];
+    struct head_result forward[HEAD_TOKENS];
+    int32_t targets[HEAD_TOKENS];
+    struct matrix m;
+    struct run run;
+
+    start(&run, true, ELEMENT_BF16);
+    make_head(&t, ELEMENT_BF16, 0.1f);
+    run_head(&run, &t, true, 0, HEAD_TOKENS, NULL, results);
+    for (size_t r = 0; r < HEAD_TOKENS; r++)
+        targets[r] = t.terms[r].target;
+    void *x = tensor(&run, t.elements, HEAD_TOKENS * HEAD_LD * element_size(ELEMENT_BF16));
+    assert_int_equal(engine_matrix_create(&run.e, &m, HEAD_VOCAB, HEAD_WIDTH), 0);
+    matrix_pack_rows(&m, 0, HEAD_VOCAB, t.w);
+    assert_int_equal(
+        run.e.ops->head(&run.e, forward, NULL, 0, x, HEAD_LD, HEAD_TOKENS, &m, targets), 0);
+    for (size_t r = 0; r < HEAD_TOKENS; r++) {
+        const float expected = targets[r] < 0 ? 0 : forward[r].target - forward[r].log_sum;
+        assert_true(results[r].logprob == expected);
+        assert_int_equal(results[r].argmax, forward[r].argmax);
+    }
+    matrix_free(&m);
+    finish(&run);
+    free_head(&t);
+}
+
 /* ---- failures -------------------------------------------------------------------------------- */
 
 #ifdef T2_STANDIN
@@ -478,6 +509,7 @@ int main(void)
         cmocka_unit_test(a_shared_prefix_changes_no_other_bits),
         cmocka_unit_test(head_backward_is_near_the_cpus),
         cmocka_unit_test(a_rows_loss_has_the_same_bits_alone),
+        cmocka_unit_test(log_probabilities_are_the_forward_heads),
 #ifdef T2_STANDIN
         cmocka_unit_test(any_failure_is_a_sentence_and_leaves_nothing),
 #endif
