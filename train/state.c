@@ -10,9 +10,9 @@
 #include "train/state_text.h"
 
 static const char file_kind[] = "t2 training state";
-enum { STATE_VERSION = 1 };
+enum { STATE_VERSION = 2 };
 _Static_assert(sizeof(struct train_point) % sizeof(double) == 0, "a point is a row of doubles");
-enum { POINT_COLUMNS = sizeof(struct train_point) / sizeof(double), VALIDATION_COLUMNS = 4 };
+enum { POINT_COLUMNS = sizeof(struct train_point) / sizeof(double), VALIDATION_COLUMNS = 5 };
 
 int train_state_create(struct train_state *state, size_t n_parameters, size_t n_statistics)
 {
@@ -102,6 +102,7 @@ int train_state_write(const struct train_state *state, const char *settings, con
         row[1] = (double)state->validations[i].n_items;
         row[2] = state->validations[i].score;
         row[3] = state->validations[i].gold_probability;
+        row[4] = state->validations[i].one_answer_share;
     }
     if (h5_put_text(file, "kind", file_kind) || h5_put_int(file, "format_version", STATE_VERSION) ||
         h5_put_text(file, "settings", settings) || h5_put_int(file, "step", (int64_t)state->step) ||
@@ -194,8 +195,8 @@ static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
         if (!(row[0] >= 0 && row[0] < 0x1p53 && row[1] >= 0 && row[1] < 0x1p53))
             status = error_set("a validation's step is no number of steps");
         else
-            state->validations[i] =
-                (struct train_validation){(uint64_t)row[0], (uint64_t)row[1], row[2], row[3]};
+            state->validations[i] = (struct train_validation){(uint64_t)row[0], (uint64_t)row[1],
+                                                              row[2], row[3], row[4]};
     }
     free(validations);
     return status;

@@ -19,6 +19,7 @@ struct train_point {
 struct train_validation {
     uint64_t step, n_items;
     double score, gold_probability;
+    double one_answer_share; /* of the items' answers; NaN: not known */
 };
 
 struct train_state {

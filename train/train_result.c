@@ -146,7 +146,9 @@ static int put_validations(hid_t file, const struct train_state *s)
         put_column(group, "score", s->validations, n, stride,
                    offsetof(struct train_validation, score)) ||
         put_column(group, "gold_probability", s->validations, n, stride,
-                   offsetof(struct train_validation, gold_probability)))
+                   offsetof(struct train_validation, gold_probability)) ||
+        put_column(group, "one_answer_share", s->validations, n, stride,
+                   offsetof(struct train_validation, one_answer_share)))
         goto done;
     status = 0;
 done:

@@ -541,7 +541,7 @@ static int validate(struct run *run)
     if (status)
         return status;
     const struct train_validation validation = {s->step, result.n_items, result.accuracy,
-                                                result.gold_probability};
+                                                result.gold_probability, result.one_answer_share};
     task_result_free(&result);
     float *best = s->best_parameters ? s->best_parameters : malloc((s->n + 1) * sizeof *best);
     pthread_mutex_lock(&run->lock);
