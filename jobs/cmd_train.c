@@ -41,7 +41,8 @@ struct run {
     struct factors *factors;
     struct adapter *adapter;
     char *data_root, *command_line, *record, *deciding, *train_settings, *adapter_text;
-    char *factors_path, *state_path;
+    char *factors_path, *state_path, *live_path;
+    struct live_curve live;
     uint64_t train_digest, valid_digest; /* of the data's rows */
     char identity[65], fingerprint[65], cpu[256], started[32];
     struct train_state state;
@@ -73,6 +74,8 @@ static int check_files(const struct run *run)
         return -1;
     if (s->factors && !output_is_there(s->factors))
         return error_set("--factors %s: %s", s->factors, strerror(errno));
+    if (s->live && strcmp(s->live, s->out) == 0)
+        return error_set("--live %s is --out's file; without --live it lies beside it", s->live);
     return 0;
 }
 
@@ -282,6 +285,8 @@ static int prepare(struct run *run)
         run->state_path = NULL;
         return error_set("out of memory");
     }
+    if (!s->live || strcmp(s->live, "off") != 0)
+        run->live_path = s->live ? strdup(s->live) : beside(s->out, ".live.h5");
     run->data_root = dataset_root(s->data);
     if (!run->data_root || task_list_load_with(s->task, "--task", run->path, s->domains, &run->task,
                                                1, &run->n_tasks) != 0)
@@ -409,6 +414,21 @@ static int write_result(const struct run *run, const struct trainer *trainer)
     return status;
 }
 
+static void prepare_live(struct run *run)
+{
+    run->live = (struct live_curve){.path = run->live_path,
+                                    .task = run->task.name,
+                                    .adapter = run->kind->name,
+                                    .model = run->path,
+                                    .command_line = run->command_line,
+                                    .version = T2_VERSION,
+                                    .started = run->started,
+                                    .n_steps = run->options.steps,
+                                    .validate_every = run->options.validate_every,
+                                    .n_ranks = run->comm->size,
+                                    .quiet = run->settings->quiet};
+}
+
 static int train(struct run *run)
 {
     const struct trainer trainer = {.comm = run->comm,
@@ -421,6 +441,7 @@ static int train(struct run *run)
                                     .options = run->options,
                                     .settings = run->train_settings,
                                     .state_path = run->state_path,
+                                    .live = &run->live,
                                     .resume = run->resume.has_state,
                                     .quiet = run->settings->quiet};
 
@@ -443,7 +464,12 @@ static int run_all(struct run *run)
         return -1;
     if (run->resume.done_before)
         return 0;
-    return train(run);
+    prepare_live(run);
+    const int status = train(run);
+    live_curve_end(&run->live, status != 0                     ? "failed"
+                               : run->end == TRAIN_INTERRUPTED ? "stopped"
+                                                               : "finished");
+    return status;
 }
 
 static void print_interrupted(const struct run *run)
@@ -507,6 +533,7 @@ static void run_free(struct run *run)
     free(run->adapter_text);
     free(run->factors_path);
     free(run->state_path);
+    free(run->live_path);
     free(run);
 }
 
