@@ -14,11 +14,12 @@ task=(train "$mini" --task add --factors f.h5 --modules all --batch 4 --shard 2 
 steps() { h5dump -H -d /curve/reward "$1" 2>/dev/null | sed -n 's/.*SIMPLE { ( \([0-9]*\) .*/\1/p'; }
 # until_step N: of e.live.h5, at most a minute.
 until_step() {
+    local n
     for _ in $(seq 600); do
-        [ "$(steps e.live.h5)" -lt "$1" ] 2>/dev/null || [ ! -e e.live.h5 ] || return 0
+        n=$(steps e.live.h5)
+        [ "${n:-0}" -lt "$1" ] || break
         sleep 0.1
     done
-    return 1
 }
 same_curves() { # same_curves "statement" a b: all but the times
     local name different=
@@ -94,7 +95,9 @@ contains "... what it saw" "$(cat log)" "of 100000"
 contains "... and that it is gone" "$(tail -n 1 log)" "gone without a word"
 t2 watch e.live.h5
 contains "later too" "$out" "gone without a word"
-t2 watch e.h5.state
+t2 watch e.h5.state --once
+contains "a state is shown" "$out" "saved state"
+run timeout 20 "$T2_BINARY" watch e.h5.state
 check "the state it left is one to resume" "$code" -eq 75
 saved=$(sed -n 's/.*step \([0-9]*\) of 100000.*/\1/p' <<<"$out")
 check "... with no more rows than were live" "$saved" -le "$rows"
