@@ -11,7 +11,7 @@ task=(train "$mini" --task add --factors f.h5 --modules all --batch 4 --shard 2 
     --validate-every 10 --valid-limit 10 --threads 1)
 
 # steps FILE: how many the live curve has, as h5dump reads it.
-steps() { h5dump -H -d /curve/reward "$1" 2>/dev/null | sed -n 's/.*SIMPLE { ( \([0-9]*\) .*/\1/p'; }
+steps() { h5dump -H -d /curve/reward "$1" 2>/dev/null | sed -n 's/.*SIMPLE { ( \([0-9]*\) .*/\1/p' || true; }
 # until_step N: of e.live.h5, at most a minute.
 until_step() {
     local n
@@ -28,6 +28,9 @@ same_curves() { # same_curves "statement" a b: all but the times
     done
     check "$1" "$different" = ""
 }
+# Whoever still runs when a check ends the script.
+watcher='' training=''
+trap 'kill -9 $watcher $training 2>/dev/null || true; rm -rf "$scratch"' EXIT
 t2 decompose "$mini" --modules all --out f.h5 -q
 
 # ---- finished -----------------------------------------------------------------------------------
@@ -84,11 +87,13 @@ contains "it is shown as running" "$out" "add, svf: running"
 contains "... with the time left" "$out" " left"
 kill -9 $training
 wait $training 2>/dev/null || true
+training=''
 rows=$(steps e.live.h5)
 check "killed, it is readable as it was" "$rows" -ge 8
 contains "... whole" "$(h5dump -d /validation/score -d /state e.live.h5 2>&1)" '"running"'
 code=0
 wait $watcher || code=$?
+watcher=''
 check "whoever watches is told" "$code" -eq 1
 contains "... that it waited" "$(cat log.err)" "waiting for e.h5"
 contains "... what it saw" "$(cat log)" "of 100000"
@@ -114,6 +119,7 @@ check "a resumed one goes on after the state's step" \
 until_step $((rows + 2))
 kill -TERM $training
 wait $training || true
+training=''
 check "... with more rows" "$(steps e.live.h5)" -ge $((rows + 2))
 t2 watch e.live.h5
 check "one that was stopped can be resumed" "$code" -eq 75
