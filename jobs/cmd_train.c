@@ -55,16 +55,6 @@ struct run {
 /* ---- files -------------------------------------------------------------------------------------
  */
 
-/* "dir/e.h5" with `suffix` for ".h5" -> "dir/e.factors.h5". */
-static char *beside(const char *out, const char *suffix)
-{
-    const size_t n = strlen(out);
-    const size_t stem = n > 3 && strcmp(out + n - 3, ".h5") == 0 ? n - 3 : n;
-    char *path = NULL;
-
-    return asprintf(&path, "%.*s%s", (int)stem, out, suffix) < 0 ? NULL : path;
-}
-
 /* On rank 0: may the run begin, with what lies there? */
 static int check_files(const struct run *run)
 {
@@ -280,13 +270,13 @@ static int prepare(struct run *run)
 
     output_time(run->started);
     cpu_describe(run->cpu, sizeof run->cpu);
-    run->factors_path = s->factors ? strdup(s->factors) : beside(s->out, ".factors.h5");
+    run->factors_path = s->factors ? strdup(s->factors) : output_beside(s->out, ".factors.h5");
     if (!run->factors_path || asprintf(&run->state_path, "%s.state", s->out) < 0) {
         run->state_path = NULL;
         return error_set("out of memory");
     }
     if (!s->live || strcmp(s->live, "off") != 0)
-        run->live_path = s->live ? strdup(s->live) : beside(s->out, ".live.h5");
+        run->live_path = s->live ? strdup(s->live) : output_beside(s->out, ".live.h5");
     run->data_root = dataset_root(s->data);
     if (!run->data_root || task_list_load_with(s->task, "--task", run->path, s->domains, &run->task,
                                                1, &run->n_tasks) != 0)

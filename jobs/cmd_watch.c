@@ -12,6 +12,7 @@
 #include "jobs/output.h"
 #include "jobs/watch_view.h"
 #include "model/expert_curve.h"
+#include "mpi/clock.h"
 #include "mpi/error.h"
 #include "mpi/text.h"
 
@@ -35,14 +36,6 @@ struct watch {
  * piece: what fails is tried again. */
 enum { TRIES = 5 };
 
-static double wall_seconds(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void wait_seconds(double seconds)
 {
     const struct timespec t = {(time_t)seconds, (long)(1e9 * (seconds - floor(seconds)))};
@@ -53,16 +46,6 @@ static void wait_seconds(double seconds)
 
 /* ---- finding the file --------------------------------------------------------------------------
  */
-
-/* "e.h5" -> "e.live.h5"; NULL when out of memory. */
-static char *live_name(const char *path)
-{
-    const size_t n = strlen(path);
-    const size_t stem = n > 3 && strcmp(path + n - 3, ".h5") == 0 ? n - 3 : n;
-    char *name = NULL;
-
-    return asprintf(&name, "%.*s.live.h5", (int)stem, path) < 0 ? NULL : name;
-}
 
 /* The file itself, or the live curve of the expert that will have this name; NULL: neither. */
 static const char *find(const struct watch *w)
@@ -87,7 +70,7 @@ static int look(struct watch *w, const struct watch_place *here)
             return error_set("%s is not a regular file", path);
         curve_free(&w->curve);
         if (curve_read(&w->curve, path) == 0) {
-            w->life = watch_life(&w->curve, here, wall_seconds());
+            w->life = watch_life(&w->curve, here, clock_wall_seconds());
             w->seen = true;
             return 1;
         }
@@ -107,7 +90,7 @@ static void draw(struct watch *w)
 
     if (!out)
         return;
-    watch_print(out, &w->curve, w->life, wall_seconds(), width, w->blocks);
+    watch_print(out, &w->curve, w->life, clock_wall_seconds(), width, w->blocks);
     if (fclose(out) == 0) {
         if (w->n_lines > 0)
             printf("\033[%zuA\033[J", w->n_lines); /* over the last one */
@@ -125,7 +108,7 @@ static void log_line(struct watch *w, bool first)
     if (!first && w->n == w->curve.n && w->n_validations == w->curve.n_validations &&
         w->last_life == w->life)
         return;
-    watch_print_line(stdout, &w->curve, w->life, wall_seconds());
+    watch_print_line(stdout, &w->curve, w->life, clock_wall_seconds());
     w->n = w->curve.n;
     w->n_validations = w->curve.n_validations;
     w->last_life = w->life;
@@ -214,7 +197,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
             const char *term = getenv("TERM");
             w.terminal = isatty(STDOUT_FILENO) && term && strcmp(term, "dumb") != 0;
             w.blocks = expert_curve_utf8();
-            w.beside = live_name(w.path);
+            w.beside = output_beside(w.path, ".live.h5");
             status = w.beside ? watch(&w, &s, &code) : error_set("out of memory");
         }
         if (comm_agree(comm, status) != 0)

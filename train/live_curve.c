@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "mpi/clock.h"
 #include "mpi/error.h"
 #include "mpi/h5.h"
 
@@ -20,14 +20,6 @@ enum { VALIDATIONS = sizeof validation_names / sizeof *validation_names };
 static hid_t validation_type(size_t column)
 {
     return column < 2 ? H5T_NATIVE_INT64 : H5T_NATIVE_DOUBLE;
-}
-
-static double wall_seconds(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 void live_curve_place(char *host, char *space, size_t size)
@@ -70,8 +62,9 @@ static int put_numbers(hid_t file, const struct live_curve *live, const struct t
                    h5_put_int(file, "validate_every", (int64_t)live->validate_every) ||
                    h5_put_int(file, "ranks", live->n_ranks) ||
                    h5_put_int(file, "began_step", (int64_t)state->step) ||
-                   h5_put_real(file, "began", wall_seconds()) || h5_put_text(file, "host", host) ||
-                   h5_put_int(file, "pid", getpid()) || h5_put_text(file, "pid_namespace", space)
+                   h5_put_real(file, "began", clock_wall_seconds()) ||
+                   h5_put_text(file, "host", host) || h5_put_int(file, "pid", getpid()) ||
+                   h5_put_text(file, "pid_namespace", space)
                ? -1
                : 0;
 }
@@ -231,7 +224,7 @@ static int put_validation(struct live_curve *live, const struct train_validation
 
 static int put_news(struct live_curve *live, const struct train_state *state)
 {
-    const double now = wall_seconds();
+    const double now = clock_wall_seconds();
 
     for (; live->n_written < state->step; live->n_written++)
         if (put_point(live, state, live->n_written) != 0)
@@ -274,7 +267,7 @@ void live_curve_update(struct live_curve *live, const struct train_state *state)
 
 void live_curve_end(struct live_curve *live, const char *how)
 {
-    const double now = wall_seconds();
+    const double now = clock_wall_seconds();
     char text[LIVE_STATE_BYTES] = "";
     struct h5_quiet quiet;
 
