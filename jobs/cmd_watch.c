@@ -23,7 +23,7 @@ struct settings {
 
 struct watch {
     const char *path; /* as given */
-    char *beside;     /* the live curve of an expert that is not there yet */
+    char *beside;     /* the live curve of an expert of this name */
     struct curve_file curve;
     enum watch_life life;
     bool terminal, blocks, seen;
@@ -47,10 +47,20 @@ static void wait_seconds(double seconds)
 /* ---- finding the file --------------------------------------------------------------------------
  */
 
-/* The file itself, or the live curve of the expert that will have this name; NULL: neither. */
+/* The file itself, or the live curve of the expert that has this name, or will: what was written
+ * last, as an expert may be an earlier training's. NULL: neither is there. */
 static const char *find(const struct watch *w)
 {
-    return output_is_there(w->path) ? w->path : output_is_there(w->beside) ? w->beside : NULL;
+    struct stat file, live;
+    const bool has_file = stat(w->path, &file) == 0, has_live = stat(w->beside, &live) == 0;
+
+    if (!has_file || !has_live)
+        return has_file ? w->path : has_live ? w->beside : NULL;
+    return live.st_mtim.tv_sec > file.st_mtim.tv_sec ||
+                   (live.st_mtim.tv_sec == file.st_mtim.tv_sec &&
+                    live.st_mtim.tv_nsec > file.st_mtim.tv_nsec)
+               ? w->beside
+               : w->path;
 }
 
 /* 1: read; 0: not there; -1 with error_set. */
@@ -215,7 +225,8 @@ const struct command command_watch = {
     .arguments = "FILE",
     .details =
         "FILE is the live curve that t2 train writes beside its expert (OUT.live.h5), the expert "
-        "itself, or a state (OUT.h5.state). OUT.h5 stands for its live curve until it is there. A "
+        "itself, or a state (OUT.h5.state). OUT.h5 stands for its live curve while that is newer. "
+        "A "
         "file that is not there yet is waited for. On a terminal the view redraws itself; "
         "elsewhere "
         "a line is printed for each change. It ends with the training: exit code 0 when that has "

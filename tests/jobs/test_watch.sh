@@ -85,6 +85,10 @@ check "a running training's rows are seen by h5dump" "$(steps e.live.h5)" -ge 8
 t2 watch e.live.h5 --once
 contains "it is shown as running" "$out" "add, svf: running"
 contains "... with the time left" "$out" " left"
+ln off.h5 e.h5
+t2 watch e.h5 --once
+contains "... also where an earlier expert has its name" "$out" "add, svf: running"
+rm e.h5
 kill -9 $training
 wait $training 2>/dev/null || true
 training=''
