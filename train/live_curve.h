@@ -40,7 +40,8 @@ void live_curve_update(struct live_curve *live, const struct train_state *state)
 /* how: "finished", "stopped" (to be resumed) or "failed". Accepts one that is not open. */
 void live_curve_end(struct live_curve *live, const char *how);
 
-/* For readers: does it live here, as this text says? Node, process and process namespace. */
+/* Where this process runs, as the file says it of its writer: the node's name, and the namespace
+ * that its process numbers belong to. Texts [size]. */
 void live_curve_place(char *host, char *space, size_t size);
 
 #endif
