@@ -41,7 +41,8 @@ struct run {
     struct factors *factors;
     struct adapter *adapter;
     char *data_root, *command_line, *record, *deciding, *train_settings, *adapter_text;
-    char *factors_path, *state_path;
+    char *factors_path, *state_path, *live_path;
+    struct live_curve live;
     uint64_t train_digest, valid_digest; /* of the data's rows */
     char identity[65], fingerprint[65], cpu[256], started[32];
     struct train_state state;
@@ -54,16 +55,6 @@ struct run {
 /* ---- files -------------------------------------------------------------------------------------
  */
 
-/* "dir/e.h5" with `suffix` for ".h5" -> "dir/e.factors.h5". */
-static char *beside(const char *out, const char *suffix)
-{
-    const size_t n = strlen(out);
-    const size_t stem = n > 3 && strcmp(out + n - 3, ".h5") == 0 ? n - 3 : n;
-    char *path = NULL;
-
-    return asprintf(&path, "%.*s%s", (int)stem, out, suffix) < 0 ? NULL : path;
-}
-
 /* On rank 0: may the run begin, with what lies there? */
 static int check_files(const struct run *run)
 {
@@ -73,6 +64,8 @@ static int check_files(const struct run *run)
         return -1;
     if (s->factors && !output_is_there(s->factors))
         return error_set("--factors %s: %s", s->factors, strerror(errno));
+    if (s->live && strcmp(s->live, s->out) == 0)
+        return error_set("--live %s is --out's file; without --live it lies beside it", s->live);
     return 0;
 }
 
@@ -277,11 +270,13 @@ static int prepare(struct run *run)
 
     output_time(run->started);
     cpu_describe(run->cpu, sizeof run->cpu);
-    run->factors_path = s->factors ? strdup(s->factors) : beside(s->out, ".factors.h5");
+    run->factors_path = s->factors ? strdup(s->factors) : output_beside(s->out, ".factors.h5");
     if (!run->factors_path || asprintf(&run->state_path, "%s.state", s->out) < 0) {
         run->state_path = NULL;
         return error_set("out of memory");
     }
+    if (!s->live || strcmp(s->live, "off") != 0)
+        run->live_path = s->live ? strdup(s->live) : output_beside(s->out, ".live.h5");
     run->data_root = dataset_root(s->data);
     if (!run->data_root || task_list_load_with(s->task, "--task", run->path, s->domains, &run->task,
                                                1, &run->n_tasks) != 0)
@@ -409,6 +404,21 @@ static int write_result(const struct run *run, const struct trainer *trainer)
     return status;
 }
 
+static void prepare_live(struct run *run)
+{
+    run->live = (struct live_curve){.path = run->live_path,
+                                    .task = run->task.name,
+                                    .adapter = run->kind->name,
+                                    .model = run->path,
+                                    .command_line = run->command_line,
+                                    .version = T2_VERSION,
+                                    .started = run->started,
+                                    .n_steps = run->options.steps,
+                                    .validate_every = run->options.validate_every,
+                                    .n_ranks = run->comm->size,
+                                    .quiet = run->settings->quiet};
+}
+
 static int train(struct run *run)
 {
     const struct trainer trainer = {.comm = run->comm,
@@ -421,6 +431,7 @@ static int train(struct run *run)
                                     .options = run->options,
                                     .settings = run->train_settings,
                                     .state_path = run->state_path,
+                                    .live = &run->live,
                                     .resume = run->resume.has_state,
                                     .quiet = run->settings->quiet};
 
@@ -443,7 +454,12 @@ static int run_all(struct run *run)
         return -1;
     if (run->resume.done_before)
         return 0;
-    return train(run);
+    prepare_live(run);
+    const int status = train(run);
+    live_curve_end(&run->live, status != 0                     ? "failed"
+                               : run->end == TRAIN_INTERRUPTED ? "stopped"
+                                                               : "finished");
+    return status;
 }
 
 static void print_interrupted(const struct run *run)
@@ -507,6 +523,7 @@ static void run_free(struct run *run)
     free(run->adapter_text);
     free(run->factors_path);
     free(run->state_path);
+    free(run->live_path);
     free(run);
 }
 

@@ -193,6 +193,8 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
          .help = "keep each layer's input alone and compute layers again on the way back"},
         {"data", 0, OPTION_STRING, &s.data, "DIR",
          .help = "folder of the data sets (default: T2_DATA, else t2 in the user's data folder)"},
+        {"live", 0, OPTION_STRING, &s.live, "FILE|off",
+         .help = "the curve for t2 watch and h5py while it runs (default: OUT with .live.h5)"},
         {"rollout-log", 0, OPTION_STRING, &s.rollout_log, "FILE",
          .help = "every answer with its reward, as JSON lines"},
         LOAD_OPTION_SPECS(s.load),
@@ -407,9 +409,10 @@ char *train_settings_text(const struct option_spec *table)
     /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
      * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
     static const char *const others[] = {
-        "task",        "domains",     "out",        "factors",    "resume",    "checkpoint-every",
-        "data",        "rollout-log", "isa",        "threads",    "plan",      "model-shape",
-        "plan-tokens", "quiet",       "test-split", "test-limit", "recompute", NULL};
+        "task",        "domains",     "out",   "factors",    "resume",     "checkpoint-every",
+        "data",        "rollout-log", "live",  "isa",        "threads",    "plan",
+        "model-shape", "plan-tokens", "quiet", "test-split", "test-limit", "recompute",
+        NULL};
 
     return options_settings(table, others);
 }

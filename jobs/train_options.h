@@ -12,7 +12,7 @@ struct train_settings {
     const char *factors, *task, *domains, *out, *data, *modules, *layers, *adapter,
         *parametrisation;
     const char *objective, *baseline, *kl_form, *schedule, *guard, *shape;
-    const char *train_split, *valid_split, *test_split, *rollout_log;
+    const char *train_split, *valid_split, *test_split, *rollout_log, *live;
     int64_t batch, steps, answers, shard, seed, max_new, fewshot, top_k, inner_steps, warmup;
     int64_t train_limit, valid_limit, test_limit, validate_every, patience, checkpoint_every;
     int64_t max_rows, plan_tokens, rank;

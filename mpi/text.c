@@ -149,6 +149,18 @@ size_t text_width(const char *s)
     return width;
 }
 
+void text_cut(char *text, size_t width)
+{
+    size_t n = strlen(text);
+
+    while (n > 0 && text_width(text) > width) {
+        do
+            n--;
+        while (n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80);
+        text[n] = '\0';
+    }
+}
+
 void text_wrap(FILE *file, const char *text, size_t indent, size_t width)
 {
     const size_t room = width > indent + 20 ? width - indent : 20;

@@ -12,7 +12,22 @@
 static const char file_kind[] = "t2 training state";
 enum { STATE_VERSION = 2 };
 _Static_assert(sizeof(struct train_point) % sizeof(double) == 0, "a point is a row of doubles");
-enum { POINT_COLUMNS = sizeof(struct train_point) / sizeof(double), VALIDATION_COLUMNS = 5 };
+enum { VALIDATION_COLUMNS = 5 };
+
+const char *const train_point_names[TRAIN_POINT_COLUMNS] = {"reward",
+                                                            "accuracy",
+                                                            "kl",
+                                                            "loss",
+                                                            "gradient_norm",
+                                                            "entropy",
+                                                            "length",
+                                                            "rate",
+                                                            "one_answer_share",
+                                                            "tokens_per_second",
+                                                            "seconds_rollout",
+                                                            "seconds_gradient",
+                                                            "seconds_reduce",
+                                                            "seconds_other"};
 
 int train_state_create(struct train_state *state, size_t n_parameters, size_t n_statistics)
 {
@@ -117,7 +132,8 @@ int train_state_write(const struct train_state *state, const char *settings, con
         h5_put_floats(file, "moment2", state->adam.v, n, 0) ||
         (state->best_parameters &&
          h5_put_floats(file, "best_parameters", state->best_parameters, n, 0)) ||
-        h5_put_doubles(file, "curve", (const double *)state->curve, state->step, POINT_COLUMNS) ||
+        h5_put_doubles(file, "curve", (const double *)state->curve, state->step,
+                       TRAIN_POINT_COLUMNS) ||
         (state->n_statistics > 0 &&
          h5_put_doubles(file, "statistics", state->statistics, state->step, state->n_statistics)) ||
         h5_put_doubles(file, "validations", validations, state->n_validations,
@@ -186,7 +202,7 @@ static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
                                                        (size_t)n_points, state->n_statistics) != 0)
         ;
     else if (h5_get_doubles(file, "curve", (double *)state->curve, (size_t)n_points,
-                            POINT_COLUMNS) == 0 &&
+                            TRAIN_POINT_COLUMNS) == 0 &&
              h5_get_doubles(file, "validations", validations, n_validations, VALIDATION_COLUMNS) ==
                  0)
         status = 0;

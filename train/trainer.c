@@ -717,6 +717,16 @@ static void show(struct run *run)
                     p->entropy, best, p->tokens_per_second);
 }
 
+/* What is new, for those who watch. */
+static void note_live(struct run *run)
+{
+    if (!run->t->live || run->t->comm->rank != 0)
+        return;
+    pthread_mutex_lock(&run->lock);
+    live_curve_update(run->t->live, run->state);
+    pthread_mutex_unlock(&run->lock);
+}
+
 /* Without a number of steps: whenever writing takes no more than a fiftieth of the time since it
  * was last done. */
 static bool checkpoint_is_due(const struct run *run)
@@ -782,16 +792,21 @@ int trainer_run(const struct trainer *t, struct train_state *state, enum train_e
         status = comm_agree(t->comm, comm_queue_create(t->comm, &run.queue));
         run.has_queue = status == 0;
     }
+    if (status == 0 && t->live && t->comm->rank == 0)
+        live_curve_begin(t->live, t->adapter, state);
     if (status == 0)
         status = comm_agree(t->comm, keeper_begin(&run));
     progress_begin(&run.progress, t->comm, t->task->name, t->options.steps, t->quiet);
     while (status == 0) {
         status = between_steps(&run, end, &over);
+        note_live(&run); /* a validation */
         if (status || over)
             break;
         status = step_run(&run);
-        if (status == 0)
+        if (status == 0) {
+            note_live(&run);
             show(&run);
+        }
     }
     progress_end(&run.progress);
     if (status > 0) {

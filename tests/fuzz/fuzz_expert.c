@@ -1,7 +1,7 @@
-/* The readers of expert files, mixtures, and the states of training and adaptation on HDF5 files
- * that are well-formed but for what they say: the input picks attributes, names, links, types,
- * shapes and values. (Bytes that are no proper HDF5 at all would test libhdf5, whose 1.10 loops for
- * ever on some.) */
+/* The readers of expert files, mixtures, live curves, and the states of training and adaptation,
+ * and what t2 inspect and t2 watch show of them, on HDF5 files that are well-formed but for what
+ * they say: the input picks attributes, names, links, types, shapes and values. (Bytes that are no
+ * proper HDF5 at all would test libhdf5, whose 1.10 loops for ever on some.) */
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,10 +12,13 @@
 
 #include "jobs/adapt_result.h"
 #include "jobs/adapt_state.h"
+#include "jobs/watch_view.h"
 #include "model/expert.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
+#include "mpi/h5_live.h"
 #include "tests/fuzz/h5_feed.h"
+#include "train/curve_read.h"
 #include "train/state.h"
 #include "train/train_result.h"
 
@@ -190,6 +193,47 @@ static void put_mixture(struct feed *feed, hid_t file)
     H5Gclose(group);
 }
 
+static void put_live(struct feed *feed, hid_t file)
+{
+    static const char *const numbers[] = {"format_version", "planned_steps", "began_step",
+                                          "validate_every", "ranks",         "pid"};
+    static const char *const texts[] = {"task", "adapter", "host", "pid_namespace", "started"};
+
+    put_text(feed, file, "kind", LIVE_CURVE_KIND);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        put_int(feed, file, numbers[i], 1);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        put_text(feed, file, texts[i], texts[i]);
+    put_real(feed, file, "began");
+    if (take(feed, 8) != 1)
+        h5_live_text(file, "state", "running", take(feed, 8) == 1 ? 3 : LIVE_STATE_BYTES);
+    else
+        put_dataset(feed, file, "state", 1);
+    put_dataset(feed, file, "updated", 1);
+    hid_t group = h5_group_create(file, "curve");
+    for (size_t i = 0; i < TRAIN_POINT_COLUMNS; i++)
+        if (take(feed, 16) != 1)
+            put_dataset(feed, group, train_point_names[i], 3);
+    H5Gclose(group);
+    group = h5_group_create(file, "validation");
+    put_dataset(feed, group, "step", 2);
+    put_dataset(feed, group, "score", 2);
+    H5Gclose(group);
+}
+
+static void use_curve(const char *path, FILE *null)
+{
+    const struct watch_place here = watch_place_here();
+    struct curve_file c;
+
+    if (curve_read(&c, path) != 0)
+        return;
+    const enum watch_life life = watch_life(&c, &here, 1000);
+    watch_print(null, &c, life, 1000, 80, true);
+    watch_print_line(null, &c, life, 1000);
+    curve_free(&c);
+}
+
 /* One expert of one matrix with one component: a search of one coordinate. */
 static void use_adaptation(const char *path, FILE *null)
 {
@@ -223,7 +267,10 @@ static void use(const char *path, size_t kind)
 
     if (!null)
         abort();
-    if (kind == 2) {
+    use_curve(path, null);
+    if (kind == 3) {
+        ;
+    } else if (kind == 2) {
         use_adaptation(path, null);
     } else if (kind == 1) {
         if (train_state_create(&s, 3, 0) != 0)
@@ -248,9 +295,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     snprintf(path, sizeof path, "/dev/shm/t2-fuzz-expert-%ld.h5", (long)getpid());
     h5_quiet_begin(&quiet);
-    const size_t kind = take(&feed, 3);
+    const size_t kind = take(&feed, 4);
     hid_t file = h5_create("fuzz");
-    if (kind == 2) {
+    if (kind == 3) {
+        put_live(&feed, file);
+    } else if (kind == 2) {
         put_adaptation(&feed, file);
     } else if (kind == 1) {
         put_state(&feed, file);

@@ -121,6 +121,16 @@ done)" = ""
 check "no id stands twice" "$(grep -o "[ <]id=[\"'][^\"']*[\"']" page.html | sort | uniq -d)" = ""
 lacks "nothing comes from elsewhere" page.html 'src=\|url(\|@import\|<link'
 
+lora=(train "$mini" --adapter lora --modules qv --batch 8 --steps 3 -q -t 1 --test-limit 6 --task add)
+t2 "${lora[@]}" --objective reinforce --rate 1e-3 --out lora_pg.h5
+t2 "${lora[@]}" --out lora.h5
+t2 report lora.h5 --format md
+contains "LoRA by next-token prediction fills table 7" "$(sed -n '/^### Table 7/,/^### Table 8/p' <<<"$out")" "| lora | next-token |"
+contains "... and not figure 9, which names the run" "$(sed -n '/^### Figure 9/,/^### Figure 10/p' <<<"$out")" "compare-lora-pg.ini"
+t2 report lora_pg.h5 --format md
+contains "LoRA by policy gradient fills both" "$(sed -n '/^### Table 7/,/^### Table 8/p' <<<"$out")" "| lora | reinforce |"
+contains "... with its rate" "$(sed -n '/^### Figure 9/,/^### Figure 10/p' <<<"$out")" "0.001"
+
 figures=$(grep -o '<svg' page.html | wc -l)
 if command -v gnuplot >/dev/null; then
     check "figures are drawn" "$figures" -ge 14
