@@ -26,7 +26,7 @@ struct live_curve {
     bool quiet;
     /* Ours. */
     struct h5_live file;
-    hid_t columns[TRAIN_POINT_COLUMNS], *statistics, validations[4], state, updated;
+    hid_t columns[TRAIN_POINT_COLUMNS], *statistics, validations[5], state, updated;
     size_t n_statistics, n_written, n_validations;
     bool is_open;
 };
