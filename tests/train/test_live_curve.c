@@ -45,7 +45,7 @@ static void add_steps(struct train_state *s, size_t n)
         const double statistics[STATISTICS] = {at + 0.25, at + 0.5};
         assert_int_equal(train_state_add_point(s, &point, statistics), 0);
         if (s->step % 10 == 0) {
-            const struct train_validation v = {s->step, 50, 0.5 + at / 1000, 0.25};
+            const struct train_validation v = {s->step, 50, 0.5 + at / 1000, 0.25, 0.5};
             assert_int_equal(train_state_add_validation(s, &v), 0);
         }
     }
