@@ -97,8 +97,10 @@ static int run_round(struct round *r, size_t n_candidates)
 {
     const struct comm *comm = r->population->comm;
     struct comm_queue queue = {0};
-    int status = comm_agree(comm, comm_queue_create(comm, &queue));
 
+    if (r->n_live * r->n == 0)
+        return 0;
+    int status = comm_agree(comm, comm_queue_create(comm, &queue));
     if (status != 0)
         return -1;
     status = comm_agree(comm, draw_pairs(r, &queue));
