@@ -163,8 +163,11 @@ static void mixture_table(struct report *r, struct page_section *section,
     if (!out)
         return;
     fputs("matrices", out);
-    for (size_t k = 0; k < n; k++)
-        fprintf(out, "|%s", report_text(r, group, "experts", k));
+    for (size_t k = 0; k < n; k++) {
+        putc('|', out);
+        for (const char *c = report_text(r, group, "experts", k); *c; c++)
+            putc(*c == '|' ? '/' : *c, out); /* which parts the heads */
+    }
     memset(align + 1, 'r', n);
     struct page_table *table = fclose(out) == 0 ? page_table(section, f->name, align, heads) : NULL;
     for (size_t g = 0; table && g < n_groups; g++) {
