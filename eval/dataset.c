@@ -56,8 +56,8 @@ const struct dataset_facts dataset_catalog[] = {
      {{"test.jsonl", 164}},
      {"task_id", "prompt", "canonical_solution", "test", "entry_point"},
      .note =
-         "its authors made it for testing alone; code is trained on mbpp, whose split \"train\" "
-         "is the problems 601 to 974"},
+         "its authors made it for testing alone. Code is trained on mbpp, whose split \"train\" is "
+         "the problems 601 to 974; t2 adapt --shot-split test takes its shots out of the test"},
     {"mbpp",
      "short Python problems with tests (ids 11-510 test, 511-600 valid, 601-974 train)",
      "https://github.com/google-research/google-research/tree/master/mbpp",

@@ -591,6 +591,7 @@ const struct command command_train = {
         "examples\n"
         "  t2 train MODEL --factors f.h5 --task sst2 --out e.h5 --validate-every 15 --resume\n"
         "  mpirun -n 4 t2 train MODEL -f f.h5 -T gsm8k -o e.h5 --batch 256 --kl 0.1 -t 2\n"
+        "  t2 train MODEL -f f.h5 -T mbpp -o code.h5 --answers 4 --baseline rloo\n"
         "  t2 train --plan --model-shape llama3-8b --modules mlp --batch 256",
     .run = command_run,
 };

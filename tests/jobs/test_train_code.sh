@@ -77,7 +77,7 @@ for id in 1 11 511 601 602 974; do
 done >data/mbpp/mbpp.jsonl
 t2 train "$mini" "${common[@]}" --data data --task humaneval --out no.h5
 check "HumanEval has no training split" "$code" -eq 1
-contains "... and what to train on is said" "$err" "code is trained on mbpp"
+contains "... and what to train on is said" "$err" "Code is trained on mbpp"
 t2 train "$mini" "${common[@]}" --data data --task mbpp --out mbpp.h5 --steps 1 --max-new 8 --rollout-log mbpp.jsonl --max-rows 4096
 check "MBPP is trained on" "$code" -eq 0
 check "... on its problems 601 to 974" "$(grep -o '"id": "[0-9]*"' mbpp.jsonl | sort -u | tr -dc '0-9\n' | paste -sd' ')" = "601 602 974"
