@@ -152,10 +152,25 @@ static enum part part_of_row(const char *text, size_t n, bool has_valid, bool ha
     return PART_TRAIN;
 }
 
-static int add_row(struct dataset *data, size_t *capacity, json_t *row, size_t line)
+/* Which rows of a file go where. */
+struct cut {
+    bool cut, has_valid, has_test;
+    enum part part; /* the part that is kept when cut */
+    struct dataset *data;
+    size_t capacity; /* of data->rows and lines */
+};
+
+static int add_row(void *context, const struct jsonl *reader, json_t *row)
 {
-    if (data->n_rows == *capacity) {
-        size_t wanted = *capacity ? 2 * *capacity : 256;
+    struct cut *cut = context;
+    struct dataset *data = cut->data;
+    size_t n;
+    const char *text = jsonl_text(reader, &n);
+
+    if (cut->cut && part_of_row(text, n, cut->has_valid, cut->has_test) != cut->part)
+        return 0;
+    if (data->n_rows == cut->capacity) {
+        size_t wanted = cut->capacity ? 2 * cut->capacity : 256;
         json_t **rows = realloc(data->rows, wanted * sizeof *rows);
         if (rows)
             data->rows = rows;
@@ -163,44 +178,11 @@ static int add_row(struct dataset *data, size_t *capacity, json_t *row, size_t l
         if (!lines)
             return error_set("%s: out of memory", data->path);
         data->lines = lines;
-        *capacity = wanted;
+        cut->capacity = wanted;
     }
     data->rows[data->n_rows] = json_incref(row);
-    data->lines[data->n_rows++] = line;
+    data->lines[data->n_rows++] = jsonl_line(reader);
     return 0;
-}
-
-struct cut {
-    bool cut, has_valid, has_test;
-    enum part part; /* the part that is kept when cut */
-};
-
-static int read_rows(struct dataset *data, const struct cut *cut)
-{
-    struct jsonl *reader = jsonl_open(data->path);
-    size_t capacity = 0;
-    int status = -1;
-
-    if (!reader)
-        return -1;
-    for (;;) {
-        json_t *row;
-        if (jsonl_next(reader, &row))
-            goto done;
-        if (!row)
-            break;
-        size_t n;
-        const char *text = jsonl_text(reader, &n);
-        bool keep = !cut->cut || part_of_row(text, n, cut->has_valid, cut->has_test) == cut->part;
-        int rc = keep ? add_row(data, &capacity, row, jsonl_line(reader)) : 0;
-        json_decref(row);
-        if (rc)
-            goto done;
-    }
-    status = 0;
-done:
-    jsonl_close(reader);
-    return status;
 }
 
 /* Keeps the rows of one part of phrases_split(). */
@@ -298,7 +280,7 @@ int dataset_load(struct dataset *data, const char *root, const char *name, const
     const char *field = facts ? facts->phrase_field : NULL;
     bool is_train = strcmp(split, "train") == 0, is_valid = strcmp(split, "valid") == 0,
          is_test = strcmp(split, "test") == 0;
-    struct cut cut = {0};
+    struct cut cut = {.data = data};
     int status = -1;
 
     memset(data, 0, sizeof *data);
@@ -326,7 +308,7 @@ int dataset_load(struct dataset *data, const char *root, const char *name, const
     cut.cut =
         !field && !by_range && (cut_from_train || (is_train && (!cut.has_valid || !cut.has_test)));
     cut.part = is_test ? PART_TEST : is_valid ? PART_VALID : PART_TRAIN;
-    if (read_rows(data, &cut))
+    if (jsonl_each(jsonl_open(data->path), add_row, &cut))
         goto done;
     if (by_range)
         keep_range(data, facts, range);
@@ -387,40 +369,34 @@ bool dataset_present(const struct dataset_facts *facts, const char *root)
     return present;
 }
 
+struct check {
+    const struct dataset_facts *facts;
+    size_t n_rows;
+};
+
+static int check_row(void *context, const struct jsonl *reader, json_t *row)
+{
+    struct check *check = context;
+    const char *const *fields = check->facts->fields;
+
+    check->n_rows++;
+    for (size_t i = 0; i < DATASET_MAX_FIELDS && fields[i]; i++)
+        if (!jsonl_field(row, fields[i]))
+            return error_set("%s:%zu: the field \"%s\" is missing", jsonl_name(reader),
+                             jsonl_line(reader), fields[i]);
+    return 0;
+}
+
 /* Reads one file; -1 with error_set if it is not as published. */
 static int check_file(const struct dataset_facts *facts, const char *path, size_t expected)
 {
-    struct jsonl *reader = jsonl_open(path);
-    size_t n_rows = 0;
-    int status = -1;
+    struct check check = {.facts = facts};
 
-    if (!reader)
+    if (jsonl_each(jsonl_open(path), check_row, &check))
         return -1;
-    for (;;) {
-        json_t *row;
-        if (jsonl_next(reader, &row))
-            goto done;
-        if (!row)
-            break;
-        n_rows++;
-        for (size_t i = 0; i < DATASET_MAX_FIELDS && facts->fields[i]; i++) {
-            if (jsonl_field(row, facts->fields[i]))
-                continue;
-            error_set("%s:%zu: the field \"%s\" is missing", path, jsonl_line(reader),
-                      facts->fields[i]);
-            json_decref(row);
-            goto done;
-        }
-        json_decref(row);
-    }
-    if (n_rows != expected) {
-        error_set("%s: %zu rows, expected %zu", path, n_rows, expected);
-        goto done;
-    }
-    status = 0;
-done:
-    jsonl_close(reader);
-    return status;
+    return check.n_rows == expected
+               ? 0
+               : error_set("%s: %zu rows, expected %zu", path, check.n_rows, expected);
 }
 
 enum dataset_state dataset_check(const struct dataset_facts *facts, const char *root, FILE *out)

@@ -129,7 +129,7 @@ static int take(struct given *g, bool wait)
     return 0;
 }
 
-static int grade_row(struct given *g, const json_t *row)
+static int grade_answer(struct given *g, const json_t *row)
 {
     const struct task *task = &g->items.task;
     const json_t *name = json_object_get(row, "task_id"),
@@ -181,29 +181,20 @@ done:
     return status;
 }
 
+static int grade_row(void *context, const struct jsonl *reader, json_t *row)
+{
+    struct given *g = context;
+
+    return grade_answer(g, row) ? error_prefix("%s:%zu", jsonl_name(reader), jsonl_line(reader))
+                                : 0;
+}
+
 static int grade_rows(struct given *g, const char *path)
 {
-    struct jsonl *reader = jsonl_open(path);
-    int status = -1;
+    int status = jsonl_each(jsonl_open(path), grade_row, g);
 
-    if (!reader)
-        return -1;
-    for (;;) {
-        json_t *row;
-        if (jsonl_next(reader, &row))
-            goto done;
-        if (!row)
-            break;
-        const int rc = grade_row(g, row);
-        json_decref(row);
-        if (rc) {
-            error_prefix("%s:%zu", path, jsonl_line(reader));
-            goto done;
-        }
-    }
-    status = take(g, true);
-done:
-    jsonl_close(reader);
+    if (status == 0)
+        status = take(g, true);
     /* After a failure, nothing may be left in the sandbox for the next task. */
     for (struct sandbox_result left;
          status && g->options->sandbox && sandbox_next(g->options->sandbox, true, &left);)

@@ -154,9 +154,27 @@ int jsonl_next(struct jsonl *reader, json_t **row)
     }
 }
 
+int jsonl_each(struct jsonl *reader, jsonl_use *use, void *context)
+{
+    json_t *row = NULL;
+    int status = reader ? 0 : -1;
+
+    while (status == 0 && (status = jsonl_next(reader, &row)) == 0 && row) {
+        status = use(context, reader, row);
+        json_decref(row);
+    }
+    jsonl_close(reader);
+    return status;
+}
+
 size_t jsonl_line(const struct jsonl *reader)
 {
     return reader->number;
+}
+
+const char *jsonl_name(const struct jsonl *reader)
+{
+    return reader->name;
 }
 
 const char *jsonl_text(const struct jsonl *reader, size_t *n_bytes)

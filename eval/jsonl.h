@@ -20,10 +20,18 @@ void jsonl_close(struct jsonl *reader);
  * error_set. */
 int jsonl_next(struct jsonl *reader, json_t **row);
 
+/* Calls use() for row after row of jsonl_open's or jsonl_from_memory's result, which it closes
+ * (NULL: -1), until it returns other than 0. The row is lent. 0, or -1 with error_set. */
+typedef int jsonl_use(void *context, const struct jsonl *reader, json_t *row);
+int jsonl_each(struct jsonl *reader, jsonl_use *use, void *context);
+
 /* Of the row just read: its line number (from 1) and its text without the line end, valid until the
  * next call. */
 size_t jsonl_line(const struct jsonl *reader);
 const char *jsonl_text(const struct jsonl *reader, size_t *n_bytes);
+
+/* The path or name it was opened with. */
+const char *jsonl_name(const struct jsonl *reader);
 
 /* The value at a dotted path ("choices.text", "test_list.0"), borrowed; NULL if there is none. */
 const json_t *jsonl_field(const json_t *row, const char *path);

@@ -1,7 +1,7 @@
 #ifndef T2_EVAL_LATEX_LEX_H
 #define T2_EVAL_LATEX_LEX_H
 /* Tokens of a LaTeX answer: blanks, sizes of brackets, dollar signs and \text wrappers are gone,
- * the commas that group a number's digits belong to the number. Internal to latex_parse.c. */
+ * the commas that group a number's digits belong to the number. Internal to latex_parser.h. */
 #include <stdbool.h>
 #include <stddef.h>
 

@@ -1,6 +1,6 @@
 #ifndef T2_EVAL_LATEX_TREE_H
 #define T2_EVAL_LATEX_TREE_H
-/* Expression trees of latex.h: latex_parse.c makes them, latex_value.c computes with them, latex.c
+/* Expression trees of latex.h: latex_parser.h makes them, latex_value.c computes with them, latex.c
  * compares them. Internal to these. */
 #include <complex.h>
 #include <stdbool.h>

@@ -36,48 +36,36 @@ static json_t *table_name(const char *id)
     return json_string(name);
 }
 
+static int add_table(void *context, const struct jsonl *reader, json_t *table)
+{
+    json_t *tables = context;
+    const char *id = json_string_value(json_object_get(table, "id"));
+    const json_t *header = json_object_get(table, "header"),
+                 *types = json_object_get(table, "types");
+    json_t *name = id ? table_name(id) : NULL;
+
+    if (!name || json_array_size(header) == 0 || json_array_size(header) > SQL_MAX_COLUMNS ||
+        json_array_size(types) != json_array_size(header)) {
+        json_decref(name);
+        return error_set(
+            "%s:%zu: a table needs \"id\", \"header\" and \"types\" of 1 to %d columns",
+            jsonl_name(reader), jsonl_line(reader), SQL_MAX_COLUMNS);
+    }
+    json_object_del(table, "rows");
+    if (json_object_set_new(table, "name", name) || json_object_set(tables, id, table))
+        return error_set("%s: out of memory", jsonl_name(reader));
+    return 0;
+}
+
 /* The tables of a file by id, without their rows. NULL with error_set. */
 static json_t *read_tables(const char *path)
 {
-    struct jsonl *reader = jsonl_open(path);
-    json_t *tables = json_object(), *table = NULL;
-    bool good = false;
+    json_t *tables = json_object();
 
-    if (!reader || !tables)
-        goto done;
-    for (;;) {
-        if (jsonl_next(reader, &table))
-            goto done;
-        if (!table)
-            break;
-        const char *id = json_string_value(json_object_get(table, "id"));
-        const json_t *header = json_object_get(table, "header"),
-                     *types = json_object_get(table, "types");
-        json_t *name = id ? table_name(id) : NULL;
-        if (!name || json_array_size(header) == 0 || json_array_size(header) > SQL_MAX_COLUMNS ||
-            json_array_size(types) != json_array_size(header)) {
-            error_set("%s:%zu: a table needs \"id\", \"header\" and \"types\" of 1 to %d columns",
-                      path, jsonl_line(reader), SQL_MAX_COLUMNS);
-            json_decref(name);
-            goto done;
-        }
-        json_object_del(table, "rows");
-        if (json_object_set_new(table, "name", name) || json_object_set(tables, id, table)) {
-            error_set("%s: out of memory", path);
-            goto done;
-        }
-        json_decref(table);
-        table = NULL;
-    }
-    good = true;
-done:
-    json_decref(table);
-    jsonl_close(reader);
-    if (!good) {
-        json_decref(tables);
-        tables = NULL;
-    }
-    return tables;
+    if (jsonl_each(jsonl_open(path), add_table, tables) == 0)
+        return tables;
+    json_decref(tables);
+    return NULL;
 }
 
 static json_t *columns_text(const json_t *table)

@@ -179,20 +179,6 @@ done:
 /* ---- for people --------------------------------------------------------------------------------
  */
 
-bool adapt_result_is_file(const char *path)
-{
-    struct h5_quiet quiet;
-    char *method = NULL;
-
-    h5_quiet_begin(&quiet);
-    hid_t file = h5_open(path);
-    const bool is = file >= 0 && h5_get_text(file, "adaptation", &method);
-    h5_close(file);
-    h5_quiet_end(&quiet);
-    free(method);
-    return is;
-}
-
 /* A name out of the file. */
 static void name_cell(struct text_table *table, hid_t group, const char *column, size_t row)
 {
@@ -236,9 +222,12 @@ int adapt_result_describe(const char *path, FILE *out)
     hid_t file = h5_open(path), group;
     int64_t shots = 0, iterations = 0, test = 0;
     double best = 0;
+    char *method = NULL;
 
     if (file < 0)
         return -1;
+    if (!h5_get_text(file, names[0], &method))
+        goto done;
     fputc('\n', out);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *text = NULL;
@@ -260,6 +249,8 @@ int adapt_result_describe(const char *path, FILE *out)
         show_scores(group, out);
         H5Gclose(group);
     }
+done:
+    free(method);
     h5_close(file);
     return 0;
 }

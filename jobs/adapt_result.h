@@ -32,8 +32,8 @@ struct adapt_result {
 /* 0, or -1 with error_set; an earlier file stays then. */
 int adapt_result_write(const struct adapt_result *result, const char *path);
 
-/* For t2 inspect: has an expert file been made by t2 adapt, and what is beside its matrices. */
-bool adapt_result_is_file(const char *path);
+/* For t2 inspect: what is beside an expert's matrices where t2 adapt made it, nothing elsewhere. 0,
+ * or -1 with error_set. */
 int adapt_result_describe(const char *path, FILE *file);
 
 #endif

@@ -466,9 +466,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     if (rc != 0) {
         code = command_fail(&command_adapt, comm, COMMAND_FAILED);
     } else if (run->resume.done_before) {
-        if (comm->rank == 0 && !s.quiet)
-            fprintf(stderr, "%s: finished already by a run of these settings; nothing to do\n",
-                    s.out);
+        resume_say_done(comm, &run->resume, s.quiet);
     } else if (run->interrupted) {
         print_interrupted(run);
         code = COMMAND_INTERRUPTED;

@@ -51,8 +51,7 @@ static int inspect(const char *path, bool verbose)
         return factors_describe(path, stdout, verbose);
     if (expert_is_file(path))
         return expert_describe(path, stdout, verbose) != 0 ? -1
-               : adapt_result_is_file(path)                ? adapt_result_describe(path, stdout)
-                                                           : 0;
+                                                           : adapt_result_describe(path, stdout);
     if (train_state_is_file(path))
         return train_state_describe(path, stdout);
     if (adapt_state_is_file(path))

@@ -561,9 +561,7 @@ static int command_run(const struct comm *comm, int argc, char **argv)
     } else if (s.plan) {
         ;
     } else if (run->resume.done_before) {
-        if (comm->rank == 0 && !s.quiet)
-            fprintf(stderr, "%s: finished already by a run of these settings; nothing to do\n",
-                    s.out);
+        resume_say_done(comm, &run->resume, s.quiet);
     } else if (run->end == TRAIN_INTERRUPTED) {
         print_interrupted(run);
         code = COMMAND_INTERRUPTED;

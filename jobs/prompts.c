@@ -55,26 +55,18 @@ static int split_lines(char *text, struct prompts *prompts)
     return 0;
 }
 
-static int split_rows(const char *text, size_t n_bytes, const char *path, struct prompts *prompts)
+static int add_row(void *context, const struct jsonl *reader, json_t *row)
 {
-    struct jsonl *reader = jsonl_from_memory(text, n_bytes, path);
-    json_t *row = NULL;
-    int rc = reader ? 0 : -1;
+    const json_t *field = json_object_get(row, "prompt");
+    const char *prompt = json_string_value(field);
 
-    while (rc == 0 && (rc = jsonl_next(reader, &row)) == 0 && row) {
-        const char *prompt = json_string_value(json_object_get(row, "prompt"));
-        if (!prompt)
-            rc =
-                error_set("%s:%zu: the row has no text field \"prompt\"", path, jsonl_line(reader));
-        else if (strlen(prompt) != json_string_length(json_object_get(row, "prompt")))
-            rc = error_set("%s:%zu: the prompt holds a NUL character: leave it out", path,
-                           jsonl_line(reader));
-        else
-            rc = add_prompt(prompts, strdup(prompt));
-        json_decref(row);
-    }
-    jsonl_close(reader);
-    return rc;
+    if (!prompt)
+        return error_set("%s:%zu: the row has no text field \"prompt\"", jsonl_name(reader),
+                         jsonl_line(reader));
+    if (strlen(prompt) != json_string_length(field))
+        return error_set("%s:%zu: the prompt holds a NUL character: leave it out",
+                         jsonl_name(reader), jsonl_line(reader));
+    return add_prompt(context, strdup(prompt));
 }
 
 int prompts_file(const struct comm *comm, const char *path, struct prompts *prompts)
@@ -88,7 +80,8 @@ int prompts_file(const struct comm *comm, const char *path, struct prompts *prom
     prompts->jsonl = n_path > 6 && strcmp(path + n_path - 6, ".jsonl") == 0;
     if (share_file(comm, path, "the prompts", PROMPTS_MAX_BYTES, &text, &n_bytes) != 0)
         return -1;
-    rc = prompts->jsonl ? split_rows(text, n_bytes, path, prompts) : split_lines(text, prompts);
+    rc = prompts->jsonl ? jsonl_each(jsonl_from_memory(text, n_bytes, path), add_row, prompts)
+                        : split_lines(text, prompts);
     if (rc == 0 && prompts->n == 0)
         rc = error_set("%s: there are no prompts in it", path);
     free(text);

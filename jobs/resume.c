@@ -1,5 +1,7 @@
 #include "jobs/resume.h"
 
+#include <stdio.h>
+
 #include "jobs/output.h"
 #include "mpi/error.h"
 #include "train/train_result.h"
@@ -31,4 +33,10 @@ int resume_look(const struct comm *comm, struct resume *r, const char *settings)
     r->has_state = there[0] > 0;
     r->done_before = there[1] > 0;
     return 0;
+}
+
+void resume_say_done(const struct comm *comm, const struct resume *r, bool quiet)
+{
+    if (comm->rank == 0 && !quiet)
+        fprintf(stderr, "%s: finished already by a run of these settings; nothing to do\n", r->out);
 }

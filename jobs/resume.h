@@ -23,4 +23,7 @@ int resume_check(const struct resume *resume);
  * Collective. 0 on all ranks, or -1 on all with error_set. */
 int resume_look(const struct comm *comm, struct resume *resume, const char *settings);
 
+/* When done_before: says so on rank 0, unless quiet. */
+void resume_say_done(const struct comm *comm, const struct resume *resume, bool quiet);
+
 #endif

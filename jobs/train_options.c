@@ -372,7 +372,7 @@ int train_settings_read(struct train_settings *s, struct option_spec *table, con
     o->shard = (size_t)s->shard;
     o->seed = (uint64_t)s->seed;
     o->sampling.temperature = s->greedy ? 0 : (float)s->temperature;
-    o->sampling.top_k = (size_t)s->top_k;
+    o->sampling.top_k = (int)s->top_k;
     o->sampling.top_p = (float)s->top_p;
     o->max_new = (size_t)s->max_new;
     o->reward_right = s->reward_right;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/model_internal.h"
 #include "mpi/error.h"
 
 static const char *const names[PROJECTION_COUNT] = {
@@ -25,9 +26,10 @@ enum projection projection_find(const char *name)
     return (enum projection)p;
 }
 
-struct adapter *adapter_create(const struct adapter_ops *ops, size_t n_layers,
-                               const struct module *modules, size_t n_modules)
+struct adapter *adapter_create(const struct adapter_ops *ops, const struct model *model,
+                               const struct module *modules, size_t n_modules, bool with_backward)
 {
+    const size_t n_layers = model->config.n_layers;
     const size_t n_places = n_layers * PROJECTION_COUNT;
     struct adapter *adapter = calloc(1, sizeof *adapter);
     int status = -1;
@@ -37,6 +39,7 @@ struct adapter *adapter_create(const struct adapter_ops *ops, size_t n_layers,
         return NULL;
     }
     adapter->ops = ops;
+    adapter->with_backward = with_backward;
     adapter->n_layers = n_layers;
     adapter->sites = calloc(n_modules > 0 ? n_modules : 1, sizeof *adapter->sites);
     adapter->site_of = malloc(n_places * sizeof *adapter->site_of);
@@ -51,6 +54,12 @@ struct adapter *adapter_create(const struct adapter_ops *ops, size_t n_layers,
         const enum projection p = projection_find(m->name);
         if (p == PROJECTION_COUNT || m->layer >= n_layers) {
             error_set("%s is not a projection that an adapter can change", m->path);
+            goto done;
+        }
+        if (m->n_rows != model_outputs(model, p) ||
+            m->n_columns != model_group_inputs(model, projection_group(p))) {
+            error_set("%s is %zu x %zu, which does not fit the model", m->path, m->n_rows,
+                      m->n_columns);
             goto done;
         }
         int32_t *place = &adapter->site_of[m->layer * PROJECTION_COUNT + p];

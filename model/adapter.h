@@ -97,7 +97,7 @@ struct adapter_ops {
      * base), from g elements [n_rows, ldg] = dL/dy; dx NULL: not wanted. gradient [n_parameters +
      * n_sums of the adapter] += dL/dparameters, and what the kind sums up. ldg and the buffer of g
      * leave room for the site's outputs rounded up to KERNEL_K_STEP, finite there. 0, or -1 with
-     * error_set (no memory). NULL: the adapter was made for inference. */
+     * error_set (no memory). Only of an adapter made with_backward. */
     int (*backward)(const struct adapter *adapter, size_t site, const struct adapter_call *call,
                     float *dx, size_t lddx, const void *g, size_t ldg, float *gradient);
 
@@ -136,6 +136,7 @@ static inline uint64_t adapter_site_stream(const struct adapter_site *site)
 
 struct adapter {
     const struct adapter_ops *ops;
+    bool with_backward; /* made for training: ops->backward may be called */
     size_t n_layers;
     struct adapter_site *sites; /* [n_sites], by layer and projection */
     size_t n_sites;
@@ -161,9 +162,9 @@ static inline int32_t adapter_site_at(const struct adapter *adapter, size_t laye
 
 /* For the kinds' constructors: sites for these modules with no parameters yet, data all NULL.
  * ops->free must accept an adapter whose sites are partly made. NULL with error_set (a module that
- * is none of the decoder's projections, or twice there). */
-struct adapter *adapter_create(const struct adapter_ops *ops, size_t n_layers,
-                               const struct module *modules, size_t n_modules);
+ * is none of the model's projections, has another shape, or is there twice). */
+struct adapter *adapter_create(const struct adapter_ops *ops, const struct model *model,
+                               const struct module *modules, size_t n_modules, bool with_backward);
 /* Room for n_parameters, zeros, and for what adapter_prepare() remembers. 0, or -1 with error_set.
  */
 int adapter_make_parameters(struct adapter *adapter);

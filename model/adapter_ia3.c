@@ -149,12 +149,17 @@ static void ia3_free(struct adapter *adapter)
     (void)adapter;
 }
 
-#define IA3_OPS                                                                                    \
-    .kind = "ia3", .runs_base = true, .needs_input = true, .saved_bytes = saved_bytes,             \
-    .scratch_bytes = scratch_bytes, .forward = forward, .piece = piece, .free = ia3_free
-
-static const struct adapter_ops ia3_ops = {IA3_OPS, .backward = backward};
-static const struct adapter_ops ia3_inference_ops = {IA3_OPS};
+static const struct adapter_ops ia3_ops = {
+    .kind = "ia3",
+    .runs_base = true,
+    .needs_input = true,
+    .saved_bytes = saved_bytes,
+    .scratch_bytes = scratch_bytes,
+    .forward = forward,
+    .backward = backward,
+    .piece = piece,
+    .free = ia3_free,
+};
 
 static size_t count(const struct module *module, const struct adapter_settings *settings,
                     bool first)
@@ -167,9 +172,8 @@ static size_t count(const struct module *module, const struct adapter_settings *
 
 static struct adapter *create(const struct adapter_source *source)
 {
-    struct adapter *adapter = adapter_create(source->with_backward ? &ia3_ops : &ia3_inference_ops,
-                                             model_get_config(source->model)->n_layers,
-                                             source->modules, source->n_modules);
+    struct adapter *adapter = adapter_create(&ia3_ops, source->model, source->modules,
+                                             source->n_modules, source->with_backward);
 
     if (!adapter)
         return NULL;

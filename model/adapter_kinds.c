@@ -151,20 +151,6 @@ size_t adapter_kind_count(const struct adapter_kind *kind, const struct adapter_
 struct adapter *adapter_kind_create(const struct adapter_kind *kind,
                                     const struct adapter_source *source)
 {
-    for (size_t i = 0; i < source->n_modules; i++) {
-        const struct module *m = &source->modules[i];
-        const enum projection p = projection_find(m->name);
-        if (p == PROJECTION_COUNT || m->layer >= source->model->config.n_layers) {
-            error_set("%s is not a projection that an adapter can change", m->path);
-            return NULL;
-        }
-        if (m->n_rows != model_outputs(source->model, p) ||
-            m->n_columns != model_group_inputs(source->model, projection_group(p))) {
-            error_set("%s is %zu x %zu, which does not fit the model", m->path, m->n_rows,
-                      m->n_columns);
-            return NULL;
-        }
-    }
     return adapter_kind_check(kind, &source->settings, source->modules, source->n_modules) == 0
                ? kind->create(source)
                : NULL;

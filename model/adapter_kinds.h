@@ -49,7 +49,7 @@ struct adapter_kind {
     double rate, clip_norm;
     size_t steps;
     /* The adapter with its own parameters at the start; not attached (svf: attached with NULL).
-     * Modules fit the model. NULL with error_set. */
+     * NULL with error_set. */
     struct adapter *(*create)(const struct adapter_source *source);
     /* Are the settings possible, whatever the model? NULL: nothing to check beyond what
      * adapter_kind_check does. 0, or -1 with error_set. */
@@ -79,7 +79,7 @@ int adapter_kind_check(const struct adapter_kind *kind, const struct adapter_set
 size_t adapter_kind_count(const struct adapter_kind *kind, const struct adapter_settings *settings,
                           const struct module *modules, size_t n_modules, size_t i);
 
-/* Checks modules against the model and settings against the modules, and makes the adapter. NULL
+/* Checks settings against the modules and modules against the model, and makes the adapter. NULL
  * with error_set; after that the model may have lost weights (SVF) and is good for model_free
  * alone. */
 struct adapter *adapter_kind_create(const struct adapter_kind *kind,

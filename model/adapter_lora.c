@@ -297,7 +297,7 @@ static void prepare(const struct adapter *adapter, const struct model *model,
         const float *a = parameters + adapter->sites[i].first_parameter, *b = a + s->r * s->n_in;
         matrix_pack_rows(&s->a, 0, s->r, a);
         matrix_pack_rows(&s->b, 0, s->n_out, b);
-        if (s->a_t.data) {
+        if (adapter->with_backward) {
             block_transpose(l->transposed, a, s->r, s->n_in);
             matrix_pack_rows(&s->a_t, 0, s->n_in, l->transposed);
             block_transpose(l->transposed, b, s->n_out, s->r);
@@ -355,14 +355,11 @@ static void low_rank_free(struct adapter *adapter)
 
 #define LOW_RANK_OPS                                                                               \
     .needs_input = true, .prepare = prepare, .saved_bytes = saved_bytes,                           \
-    .scratch_bytes = scratch_bytes, .forward = forward, .piece = piece, .free = low_rank_free
+    .scratch_bytes = scratch_bytes, .forward = forward, .backward = backward, .piece = piece,      \
+    .free = low_rank_free
 
-static const struct adapter_ops lora_ops = {.kind = "lora", LOW_RANK_OPS, .backward = backward};
-static const struct adapter_ops lora_inference_ops = {.kind = "lora", LOW_RANK_OPS};
-static const struct adapter_ops dora_ops = {
-    .kind = "dora", .runs_base = true, LOW_RANK_OPS, .backward = backward};
-static const struct adapter_ops dora_inference_ops = {
-    .kind = "dora", .runs_base = true, LOW_RANK_OPS};
+static const struct adapter_ops lora_ops = {.kind = "lora", LOW_RANK_OPS};
+static const struct adapter_ops dora_ops = {.kind = "dora", .runs_base = true, LOW_RANK_OPS};
 
 /* |W_i|^2 of the weights as the engine has them. */
 static int make_squares(const struct model *model, const struct adapter_site *place,
@@ -410,8 +407,8 @@ static int build_site(const struct adapter_source *source, struct adapter *adapt
         s->scales[k] = (float)l->scale;
     if (matrix_create(&s->a, element, s->r, s->n_in) != 0 ||
         matrix_create(&s->b, element, s->n_out, s->r) != 0 ||
-        (source->with_backward && (matrix_create(&s->a_t, element, s->n_in, s->r) != 0 ||
-                                   matrix_create(&s->b_t, element, s->r, s->n_out) != 0)))
+        (adapter->with_backward && (matrix_create(&s->a_t, element, s->n_in, s->r) != 0 ||
+                                    matrix_create(&s->b_t, element, s->r, s->n_out) != 0)))
         return -1;
     if (!l->dora)
         return 0;
@@ -451,11 +448,9 @@ static size_t count_dora(const struct module *module, const struct adapter_setti
 static struct adapter *create(const struct adapter_source *source, bool dora)
 {
     const struct adapter_settings *settings = &source->settings;
-    const struct adapter_ops *ops = dora ? source->with_backward ? &dora_ops : &dora_inference_ops
-                                    : source->with_backward ? &lora_ops
-                                                            : &lora_inference_ops;
-    struct adapter *adapter = adapter_create(ops, model_get_config(source->model)->n_layers,
-                                             source->modules, source->n_modules);
+    struct adapter *adapter =
+        adapter_create(dora ? &dora_ops : &lora_ops, source->model, source->modules,
+                       source->n_modules, source->with_backward);
     struct low_rank *l = calloc(1, sizeof *l);
     size_t widest_in = 0, widest_out = 0;
     int status = -1;

@@ -274,8 +274,10 @@ static void prepare_term(const struct moslora *m, const struct moslora_site *s,
     t->b2 = by * by * dot(point, point, t->n_out);
 }
 
-static void prepare_site(const struct moslora *m, struct moslora_site *s, const float *parameters)
+static void prepare_site(const struct adapter *adapter, struct moslora_site *s,
+                         const float *parameters)
 {
+    const struct moslora *m = adapter->data;
     float *rows = m->pack, largest = 0;
 
     memset(rows, 0, s->n_h * s->n_in * sizeof *rows);
@@ -287,7 +289,7 @@ static void prepare_site(const struct moslora *m, struct moslora_site *s, const 
     }
     memcpy(rows + s->n_low * s->n_in, parameters + s->w1, s->n_hidden * s->n_in * sizeof *rows);
     matrix_pack_rows(&s->in, 0, s->n_h, rows);
-    if (m->with_backward) {
+    if (adapter->with_backward) {
         block_transpose(m->pack_t, rows, s->n_h, s->n_in);
         matrix_pack_rows(&s->in_t, 0, s->n_in, m->pack_t);
     }
@@ -307,7 +309,7 @@ static void prepare_site(const struct moslora *m, struct moslora_site *s, const 
     for (size_t i = 0; i < s->n_u * s->n_out; i++)
         largest = fmaxf(largest, fabsf(rows[i]));
     s->most_u = 1e37f / ((1 + largest) * (float)s->n_u);
-    if (m->with_backward)
+    if (adapter->with_backward)
         matrix_pack_rows(&s->out_t, 0, s->n_u, rows);
     block_transpose(m->pack_t, rows, s->n_u, s->n_out);
     matrix_pack_rows(&s->out, 0, s->n_out, m->pack_t);
@@ -318,7 +320,7 @@ static void moslora_prepare(const struct adapter *adapter, const struct model *m
 {
     (void)model;
     for (size_t i = 0; i < adapter->n_sites; i++)
-        prepare_site(adapter->data, adapter->sites[i].data, parameters);
+        prepare_site(adapter, adapter->sites[i].data, parameters);
 }
 
 /* ---- making one ------------------------------------------------------------------------------ */
@@ -360,18 +362,7 @@ static const struct adapter_ops moslora_ops = {
     .free = moslora_free,
 };
 
-static const struct adapter_ops moslora_inference_ops = {
-    .kind = "moslora",
-    .needs_input = true,
-    .prepare = moslora_prepare,
-    .saved_bytes = moslora_saved_bytes,
-    .scratch_bytes = moslora_scratch_bytes,
-    .forward = moslora_forward,
-    .piece = moslora_piece,
-    .free = moslora_free,
-};
-
-static int make_site(struct moslora_site *s, const struct moslora *m, enum element element)
+static int make_site(struct moslora_site *s, bool with_backward, enum element element)
 {
     const size_t each = s->r * s->r + s->r;
 
@@ -385,8 +376,8 @@ static int make_site(struct moslora_site *s, const struct moslora *m, enum eleme
     if (matrix_create(&s->in, element, s->n_h, s->n_in) != 0 ||
         matrix_create(&s->out, element, s->n_out, s->n_u) != 0)
         return -1;
-    if (m->with_backward && (matrix_create(&s->in_t, element, s->n_in, s->n_h) != 0 ||
-                             matrix_create(&s->out_t, element, s->n_u, s->n_out) != 0))
+    if (with_backward && (matrix_create(&s->in_t, element, s->n_in, s->n_h) != 0 ||
+                          matrix_create(&s->out_t, element, s->n_u, s->n_out) != 0))
         return -1;
     return 0;
 }
@@ -408,7 +399,7 @@ static int make_sites(struct adapter *adapter, struct moslora *m, const struct m
         site->first_parameter = adapter->n_parameters;
         place_site(s, m, router_site(adapter, m, i) == i, &adapter->n_parameters);
         site->n_parameters = adapter->n_parameters - site->first_parameter;
-        if (make_site(s, m, model->options.element) != 0)
+        if (make_site(s, adapter->with_backward, model->options.element) != 0)
             return -1;
         m->n_experts = s->n_experts;
         const size_t in = s->n_h * s->n_in, out = s->n_u * s->n_out;
@@ -507,8 +498,7 @@ struct adapter *adapter_moslora_create(struct model *model, const struct module 
 
     if (moslora_check(options) != 0)
         return NULL;
-    adapter = adapter_create(with_backward ? &moslora_ops : &moslora_inference_ops,
-                             model->config.n_layers, modules, n_modules);
+    adapter = adapter_create(&moslora_ops, model, modules, n_modules, with_backward);
     if (!adapter)
         goto done;
     m = adapter->data = calloc(1, sizeof *m);
@@ -519,7 +509,6 @@ struct adapter *adapter_moslora_create(struct model *model, const struct module 
     m->options = *options;
     m->scale = options->alpha / (double)options->rank;
     m->n_norms = options->experts & MOSLORA_PRODUCT ? MOSLORA_MOST_NORMS : 1;
-    m->with_backward = with_backward;
     if (make_sites(adapter, m, model) != 0 || adapter_make_parameters(adapter) != 0)
         goto done;
     name_statistics(adapter, m);

@@ -52,7 +52,6 @@ struct moslora {
     const char *names[MOSLORA_MOST_STATISTICS];
     float *pack, *pack_t;  /* room for one matrix each */
     double *point_scratch; /* for manifold_point_step */
-    bool with_backward;
 };
 
 static inline const struct moslora_site *moslora_site(const struct adapter *adapter, size_t site)

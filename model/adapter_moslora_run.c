@@ -19,7 +19,7 @@ static struct moslora_room cut_room(const struct adapter *adapter, size_t site, 
     const struct moslora_site *s = moslora_site(adapter, site);
     const size_t size = element_size(s->in.element),
                  n_chunks = (n_rows + MOSLORA_CHUNK - 1) / MOSLORA_CHUNK;
-    const size_t n_dropped = m->options.dropout > 0 && m->with_backward ? n_rows : 0;
+    const size_t n_dropped = m->options.dropout > 0 && adapter->with_backward ? n_rows : 0;
     struct moslora_room w = {
         .ldx = s->in.k_padded, .ldu = s->out.k_padded, .ld_dh = round_up(s->n_h, KERNEL_K_STEP)};
     size_t at = 0;
@@ -30,7 +30,7 @@ static struct moslora_room cut_room(const struct adapter *adapter, size_t site, 
     w.h = block_cut(memory, &at, n_rows * moslora_ld_h(s), sizeof *w.h);
     w.u = block_cut(memory, &at, n_rows * w.ldu, sizeof *w.u);
     w.u_e = block_cut(memory, &at, n_rows * w.ldu, size);
-    if (m->with_backward) {
+    if (adapter->with_backward) {
         w.dx = block_cut(memory, &at, n_dropped * w.ldx, sizeof *w.dx);
         w.dh_e = block_cut(memory, &at, n_rows * w.ld_dh, size);
         w.g_in = block_cut(memory, &at, s->n_h * s->n_in, sizeof *w.g_in);

@@ -242,16 +242,6 @@ static const struct adapter_ops svf_ops = {
     .free = svf_free,
 };
 
-static const struct adapter_ops svf_inference_ops = {
-    .kind = "svf",
-    .replaces_base = true,
-    .saved_bytes = svf_saved_bytes,
-    .scratch_bytes = svf_scratch_bytes,
-    .forward = svf_forward,
-    .piece = svf_piece,
-    .free = svf_free,
-};
-
 /* ---- building -------------------------------------------------------------------------------- */
 
 struct build_job {
@@ -419,8 +409,7 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
                                   enum svf_parametrisation parametrisation, bool with_backward,
                                   uint64_t seed)
 {
-    struct adapter *adapter = adapter_create(with_backward ? &svf_ops : &svf_inference_ops,
-                                             model->config.n_layers, modules, n_modules);
+    struct adapter *adapter = adapter_create(&svf_ops, model, modules, n_modules, with_backward);
     struct svf *svf = calloc(1, sizeof *svf);
     int status = -1;
 
@@ -435,12 +424,6 @@ struct adapter *adapter_svf_build(struct model *model, const struct svf_source *
     for (size_t i = 0; i < n_modules; i++) {
         struct adapter_site *site = &adapter->sites[i];
         const struct module *m = &modules[i];
-        if (m->n_rows != model_outputs(model, site->projection) ||
-            m->n_columns != model_group_inputs(model, projection_group(site->projection))) {
-            error_set("%s is %zu x %zu, which does not fit the model", m->path, m->n_rows,
-                      m->n_columns);
-            goto done;
-        }
         site->first_parameter = adapter->n_parameters;
         site->n_parameters = m->n_rows < m->n_columns ? m->n_rows : m->n_columns;
         adapter->n_parameters += site->n_parameters;

@@ -24,7 +24,7 @@ struct chat_format {
         *default_system; /* what the template puts when no system message is given; NULL: nothing */
     bool add_bos;        /* the template itself starts with the BOS text */
     char *bos, *eos;     /* texts of those tokens ("" when absent) */
-    int variant;         /* spacing and such within the family, see chat.c */
+    int variant;         /* spacing and such within the family, see chat_family.h */
 };
 
 struct chat_message {

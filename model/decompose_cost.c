@@ -82,7 +82,7 @@ double decompose_cost_seconds(const struct decompose_costs *costs, const struct 
 double decompose_cost_speedup(const struct decompose_costs *costs, const struct module *module,
                               int size)
 {
-    const size_t r = module->n_rows < module->n_columns ? module->n_rows : module->n_columns;
+    const size_t r = module_rank(module);
     /* What is serial, by Amdahl: in one stage the tridiagonal form, about three tenths. */
     const double serial =
         eigen_method_for(4, r) != EIGEN_TWO_STAGE ? 0.3 : 1 / costs->crew_efficiency - 1;

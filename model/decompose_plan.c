@@ -43,11 +43,6 @@ struct planner {
     struct task *order;
 };
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static bool goes_to_grid(const struct module *m, const struct decompose_options *options)
 {
     return options->svd.method == SVD_SCALAPACK || options->svd.method == SVD_ELPA ||
@@ -301,7 +296,7 @@ static size_t peak_bytes(const struct planner *p, const struct decompose_plan *p
             crew = all > crew ? all : crew;
         }
     }
-    queue *= min_size(threads, plan->n_jobs);
+    queue *= threads < plan->n_jobs ? threads : plan->n_jobs;
     size_t most = grid > crew ? grid : crew;
     most = most > queue ? most : queue;
     return rank_bytes + most;

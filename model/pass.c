@@ -210,7 +210,7 @@ struct pass *pass_create(struct model *model, const struct adapter *adapter,
         error_set("a pass of %zu tokens is not possible", n);
         goto done;
     }
-    if (pass->with_backward && !adapter->ops->backward) {
+    if (pass->with_backward && !adapter->with_backward) {
         error_set("the adapter was made for inference: it has no backward pass");
         goto done;
     }

@@ -43,6 +43,19 @@ contains() {
     esac
 }
 
+# Is it a t2 with sanitizers, many times slower?
+sanitized() { grep -q __asan_init "$T2_BINARY"; }
+
+# same "statement" a.h5 b.h5 [OBJECT...]: the objects, /layers unless named, have the same bits
+same() {
+    local statement=$1 a=$2 b=$3 object
+    shift 3
+    for object in "${@:-/layers}"; do
+        check "$statement" "$(h5diff "$a" "$b" "$object" "$object" 2>&1)" = ""
+        statement="... and the same ${object#/}"
+    done
+}
+
 finish() {
     [ "$failed" -eq 0 ] || echo "$failed failed"
     [ "$failed" -eq 0 ]

@@ -52,7 +52,7 @@ static void put_matrix(struct feed *feed, hid_t layer, size_t number)
 
 static void put_expert(struct feed *feed, hid_t file)
 {
-    static const char *const numbers[] = {"00", "01", "100", "7", "-1", "99999999999999999999"};
+    static const char *const columns[] = {"reward", "accuracy", "entropy", "kl", "gradient_norm"};
 
     put_text(feed, file, "kind", "t2 expert");
     put_int(feed, file, "format_version", 1);
@@ -65,22 +65,8 @@ static void put_expert(struct feed *feed, hid_t file)
     put_real(feed, file, "seconds");
     put_real(feed, file, "valid_before");
     put_real(feed, file, "valid_best");
-    hid_t layers = h5_group_create(file, "layers");
-    for (size_t i = 0, n = 1 + take(feed, 4); i < n; i++) {
-        const char *number = numbers[take(feed, 6)];
-        if (take(feed, 16) == 1) {
-            H5Lcreate_hard(file, "/layers", layers, number, H5P_DEFAULT, H5P_DEFAULT);
-            continue;
-        }
-        hid_t layer = h5_group_create(layers, number);
-        for (size_t j = 0, m = 1 + take(feed, 3); layer >= 0 && j < m; j++)
-            put_matrix(feed, layer, strtoul(number, NULL, 10));
-        if (layer >= 0)
-            H5Gclose(layer);
-    }
-    H5Gclose(layers);
+    put_layers(feed, file, put_matrix);
     hid_t curve = h5_group_create(file, "curve");
-    static const char *const columns[] = {"reward", "accuracy", "entropy", "kl", "gradient_norm"};
     for (size_t i = 0; i < 5; i++)
         put_dataset(feed, curve, columns[i], 3);
     H5Gclose(curve);
@@ -241,8 +227,7 @@ static void use(const char *path, size_t kind, size_t choice)
             expert_free(&e);
         }
         (void)expert_describe(path, null, true);
-        if (adapt_result_is_file(path))
-            (void)adapt_result_describe(path, null);
+        (void)adapt_result_describe(path, null);
         if (mixture_read(&m, path) == 0)
             mixture_free(&m);
     }

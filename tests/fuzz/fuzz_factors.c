@@ -177,36 +177,13 @@ static void put_root(struct feed *feed, hid_t file)
         h5_put_int(file, "ranks", INT64_MIN);
 }
 
-static void put_layers(struct feed *feed, hid_t file)
-{
-    static const char *const numbers[] = {"00", "01", "100", "7", "-1", "99999999999999999999"};
-    hid_t layers = h5_group_create(file, "layers");
-
-    for (size_t i = 0, n = 1 + take(feed, 4); i < n; i++) {
-        size_t which = take(feed, 8);
-        const char *number = which < 6 ? numbers[which] : take_text(feed);
-        if (!*number)
-            continue;
-        if (take(feed, 16) == 1) {
-            H5Lcreate_hard(file, "/layers", layers, number, H5P_DEFAULT, H5P_DEFAULT);
-            continue;
-        }
-        hid_t layer = h5_group_create(layers, number);
-        for (size_t j = 0, m = 1 + take(feed, 3); layer >= 0 && j < m; j++)
-            put_matrix(feed, layer, strtoul(number, NULL, 10));
-        if (layer >= 0)
-            H5Gclose(layer);
-    }
-    H5Gclose(layers);
-}
-
 static void use(const char *path)
 {
     struct factors *f = factors_open(path);
 
     for (size_t i = 0; f && i < factors_n_matrices(f); i++) {
         const struct factors_matrix *m = factors_get(f, i);
-        size_t r = m->module.n_rows < m->module.n_columns ? m->module.n_rows : m->module.n_columns;
+        size_t r = module_rank(&m->module);
         float *rows = malloc(r * r * sizeof *rows);
         if (!rows)
             abort(); /* the file had that many bytes */
@@ -231,7 +208,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     h5_quiet_begin(&quiet);
     hid_t file = h5_create("fuzz");
     put_root(&feed, file);
-    put_layers(&feed, file);
+    put_layers(&feed, file, put_matrix);
     write_file(file, path);
     h5_close(file);
     h5_quiet_end(&quiet);

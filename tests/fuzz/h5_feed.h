@@ -52,6 +52,31 @@ static void put_text(struct feed *feed, hid_t object, const char *name, const ch
     }
 }
 
+/* The group "layers" of groups that are named by their numbers, nearly always, with matrices. */
+static inline void put_layers(struct feed *feed, hid_t file,
+                              void (*put_matrix)(struct feed *feed, hid_t layer, size_t number))
+{
+    static const char *const numbers[] = {"00", "01", "100", "7", "-1", "99999999999999999999"};
+    hid_t layers = h5_group_create(file, "layers");
+
+    for (size_t i = 0, n = 1 + take(feed, 4); i < n; i++) {
+        size_t which = take(feed, 8);
+        const char *number = which < 6 ? numbers[which] : take_text(feed);
+        if (!*number)
+            continue;
+        if (take(feed, 16) == 1) {
+            H5Lcreate_hard(file, "/layers", layers, number, H5P_DEFAULT, H5P_DEFAULT);
+            continue;
+        }
+        hid_t layer = h5_group_create(layers, number);
+        for (size_t j = 0, m = 1 + take(feed, 3); layer >= 0 && j < m; j++)
+            put_matrix(feed, layer, strtoul(number, NULL, 10));
+        if (layer >= 0)
+            H5Gclose(layer);
+    }
+    H5Gclose(layers);
+}
+
 /* A file with a name: HDF5 cannot open one without. */
 static void write_file(hid_t file, const char *path)
 {

@@ -6,14 +6,7 @@ set -euo pipefail
 
 mini=${T2_SOURCE:?}/data/mini
 export T2_DATA=$scratch/none
-sanitized=
-if grep -q __asan_init "$T2_BINARY"; then
-    sanitized=yes
-fi
 cd "$scratch"
-same() { # same "statement" a.h5 b.h5: the adapters have the same bits
-    check "$1" "$(h5diff "$2" "$3" /layers /layers 2>&1)" = ""
-}
 short=(--adapter moslora --modules all --batch 8 --shard 3 --steps 4 --seed 7 --rate 1e-2 -q)
 
 # ---- the command line ---------------------------------------------------------------------------
@@ -47,13 +40,13 @@ for dtype in bf16 f32; do
     t2 train "$mini" "${short[@]}" --task add --dtype $dtype --threads 2 --out one.h5 --validate-every 2 --valid-limit 20
     check "$dtype trains" "$code" -eq 0
     for n in 2 3; do
-        if [ "$sanitized" ] && [ "$n" -ne 3 ]; then
+        if sanitized && [ "$n" -ne 3 ]; then
             continue
         fi
         ranks $n train "$mini" "${short[@]}" --task add --dtype $dtype --threads $((n % 2 + 1)) --out many.h5 --validate-every 2 --valid-limit 20
         same "$dtype: $n ranks leave the same bits" one.h5 many.h5
         for column in loss weight_hyperbolic router_entropy curvature_spherical; do
-            check "... and the same curve of $column" "$(h5diff one.h5 many.h5 /curve/$column /curve/$column 2>&1)" = ""
+            same "... and the same curve of $column" one.h5 many.h5 /curve/$column
         done
     done
 done
@@ -63,7 +56,7 @@ for options in "${kinds[@]}"; do
     # shellcheck disable=SC2086
     t2 train "$mini" "${short[@]}" --task sentiment $options --out a.h5 -t 1
     check "$options trains" "$code" -eq 0
-    if [ "$sanitized" ]; then
+    if sanitized; then
         continue
     fi
     # shellcheck disable=SC2086
@@ -95,13 +88,12 @@ for signal in TERM KILL; do
     wait $pid || true
     ranks 3 train "$mini" "${long[@]}" --out part.h5 --resume
     check "after SIG$signal it goes on, on other ranks" "$code" -eq 0
-    same "... to the same bits" whole.h5 part.h5
-    check "... and the same statistics" "$(h5diff whole.h5 part.h5 /curve/weight_spherical /curve/weight_spherical 2>&1)" = ""
+    same "... to the same bits" whole.h5 part.h5 /layers /curve/weight_spherical
 done
 
 # ---- learning, and the adapter in use -----------------------------------------------------------
 steps=40 limit=100
-if [ "$sanitized" ]; then
+if sanitized; then
     steps=2 limit=10
 fi
 score() { awk '{ print $2 }' <<<"$out"; }
@@ -116,7 +108,7 @@ base=$(score)
 t2 eval "$mini" --tasks sentiment --limit $limit -q --dtype f32 --adapter learned.h5
 learned=$(score)
 check "t2 eval runs it" "$code" -eq 0
-if [ ! "$sanitized" ]; then
+if ! sanitized; then
     check "it has learned: $base to $learned" "$(awk "BEGIN { print ($learned > $base + 0.1) }")" -eq 1
 fi
 t2 generate "$mini" "Mia has 12 apples and gets 9 more." --adapter learned.h5 --max-new 4

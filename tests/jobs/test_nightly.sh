@@ -3,7 +3,7 @@
 set -euo pipefail
 # shellcheck source=tests/shell.sh
 . "$(dirname "$0")/../shell.sh"
-if grep -q __asan_init "$T2_BINARY"; then
+if sanitized; then
     echo "SKIPPED: nothing is timed with sanitizers"
     exit 77
 fi

@@ -76,7 +76,7 @@ unset T2_DATA
 
 # ---- a page of real runs ------------------------------------------------------------------------
 limit=40
-grep -q __asan_init "$T2_BINARY" && limit=6
+! sanitized || limit=6
 t2 decompose "$mini" --modules all --out factors.h5 -q
 train=(train "$mini" -f factors.h5 --modules all --batch 8 --steps 6 -q -t 1 --test-limit "$limit")
 t2 "${train[@]}" --task sentiment --validate-every 3 --valid-limit 20 --out sentiment.h5

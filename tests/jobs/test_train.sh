@@ -6,14 +6,7 @@ set -euo pipefail
 
 mini=${T2_SOURCE:?}/data/mini
 export T2_DATA=$scratch/none
-sanitized=
-if grep -q __asan_init "$T2_BINARY"; then
-    sanitized=yes
-fi
 cd "$scratch"
-same() { # same "statement" a.h5 b.h5: the experts have the same bits
-    check "$1" "$(h5diff "$2" "$3" /layers /layers 2>&1)" = ""
-}
 short=(--factors f.h5 --modules all --batch 8 --shard 3 --steps 4 --seed 7 -q)
 
 # ---- the command line ---------------------------------------------------------------------------
@@ -67,12 +60,11 @@ for dtype in bf16 f32; do
     t2 train "$mini" "${short[@]}" --task add --dtype $dtype --threads 2 --out one.h5 --validate-every 2 --valid-limit 20
     check "$dtype trains" "$code" -eq 0
     for n in 2 3 4; do
-        if [ "$sanitized" ] && [ "$n" -ne 3 ]; then
+        if sanitized && [ "$n" -ne 3 ]; then
             continue
         fi
         ranks $n train "$mini" "${short[@]}" --task add --dtype $dtype --threads $((n % 2 + 1)) --out many.h5 --validate-every 2 --valid-limit 20
-        same "$dtype: $n ranks leave the same bits" one.h5 many.h5
-        check "... and the same curve" "$(h5diff one.h5 many.h5 /curve/loss /curve/loss 2>&1)" = ""
+        same "$dtype: $n ranks leave the same bits" one.h5 many.h5 /layers /curve/loss
     done
 done
 check "one row of seven columns" "$(awk 'NF == 7 && $1 == "add" && $2 == 4 { n++ } END { print n + 0 }' <<<"$out")" -eq 1
@@ -86,7 +78,7 @@ kinds=("--objective next-token" "--baseline rloo --answers 3 --kl 0.1" "--kl 0.1
     "--baseline mean --inner-steps 2 --clip-ratio 0.2" "--parametrisation sigmoid --recompute")
 for options in "${kinds[@]}"; do
     for task in sentiment choice; do
-        if [ "$sanitized" ] && [ $task = choice ]; then
+        if sanitized && [ $task = choice ]; then
             continue
         fi
         # shellcheck disable=SC2086
@@ -102,7 +94,7 @@ other=(--batch 8 --shard 3 --steps 4 --seed 7 -q --rate 1e-2)
 adapters=("lora" "dora" "ia3" "lora --modules all --rank 3 --recompute" "dora --objective reinforce --modules mlp"
     "ia3 --objective reinforce --kl 0.1")
 for options in "${adapters[@]}"; do
-    if [ "$sanitized" ] && [ "$options" != "${options#* }" ]; then
+    if sanitized && [ "$options" != "${options#* }" ]; then
         continue
     fi
     # shellcheck disable=SC2086
@@ -191,7 +183,7 @@ for kind in lora dora ia3; do
         objective=reinforce
         log=(--rollout-log part.log)
     fi
-    if [ "$sanitized" ] && [ $kind != dora ]; then
+    if sanitized && [ $kind != dora ]; then
         continue
     fi
     long=(--adapter "$kind" --objective "$objective" --batch 8 --shard 3 --steps 24 --seed 3 -q -t 1 --task add
@@ -262,13 +254,13 @@ check "... and leaves no part of a file" ! -e full.h5
 
 # ---- from scratch, learning, and the expert in use ----------------------------------------------
 steps=40
-if [ "$sanitized" ]; then
+if sanitized; then
     steps=2
 fi
 ranks 2 train "$mini" --task sentiment --modules all --steps $steps --rate 1e-2 --clip-norm 0 --validate-every 10 --valid-limit 50 --out learned.h5 -t 1
 check "without --factors the model is decomposed first" -e learned.factors.h5
 contains "stderr has a table" "$err" "validation:"
-if [ -z "$sanitized" ]; then
+if ! sanitized; then
     LC_ALL=C t2 inspect learned.h5
     contains "inspect draws the curve" "$out" "accuracy of the answers, by step"
     contains "... without block characters where the locale has none" "$out" "###"
@@ -276,7 +268,7 @@ if [ -z "$sanitized" ]; then
     contains "... and with them where it has" "$out" "██"
 fi
 limit=100
-if [ "$sanitized" ]; then
+if sanitized; then
     limit=10
 fi
 score() { awk '{ print $2 }' <<<"$out"; }
@@ -284,11 +276,11 @@ t2 eval "$mini" --tasks sentiment --limit $limit -q --out base.h5
 base=$(score)
 t2 eval "$mini" --tasks sentiment --limit $limit -q --adapter learned.h5 --out merged.h5
 merged=$(score)
-if [ -z "$sanitized" ]; then
+if ! sanitized; then
     check "the expert is better by ten points" "$(awk "BEGIN { print ($merged >= $base + 0.1) }")" -eq 1
 fi
 ranks 2 eval "$mini" --tasks sentiment --limit $limit -q --adapter learned.h5 --out ranks.h5
-check "an expert's items are the same on two ranks" "$(h5diff merged.h5 ranks.h5 /tasks/sentiment/items 2>&1)" = ""
+same "an expert's items are the same on two ranks" merged.h5 ranks.h5 /tasks/sentiment/items
 t2 eval "$mini" --tasks sentiment --limit $limit -q --adapter learned.h5 --unmerged
 check "... and unmerged it scores as well" "$(awk "BEGIN { d = $(score) - $merged; print (d < 0.04 && d > -0.04) }")" -eq 1
 t2 generate "$mini" "Mia has 28 stones and gets 14 more. How many stones does Mia have?" --adapter learned.h5 -q
@@ -314,7 +306,7 @@ check "... which helps" "$code" -eq 0
 t2 export "$mini" --adapter moved/learned.h5 --factors other.h5 --merged tuned --dtype bf16
 check "an expert is exported" "$code" -eq 0
 t2 eval tuned --tasks "$mini/tasks/sentiment.ini" --limit $limit -q --out exported.h5
-check "... and the folder answers as the merged model" "$(h5diff merged.h5 exported.h5 /tasks/sentiment/items 2>&1)" = ""
+same "... and the folder answers as the merged model" merged.h5 exported.h5 /tasks/sentiment/items
 t2 export "$mini" --merged tuned
 contains "an export replaces nothing" "$err" "is there already"
 t2 export tuned --adapter moved/learned.h5 --factors other.h5 --merged twice

@@ -8,9 +8,6 @@ set -euo pipefail
 mini=${T2_SOURCE:?}/data/mini
 export T2_DATA=$mini/data
 cd "$scratch"
-same() { # same "statement" a.h5 b.h5: the experts have the same bits
-    check "$1" "$(h5diff "$2" "$3" /layers /layers 2>&1)" = ""
-}
 
 cat >sums.ini <<'E2'
 [task]

@@ -38,7 +38,7 @@ static inline struct module made_module(size_t layer, const char *name, size_t n
 static inline struct factors_matrix made_matrix(const struct module *module)
 {
     struct factors_matrix m = {.module = *module, .source_type = TENSOR_Q4_1};
-    size_t r = module->n_rows < module->n_columns ? module->n_rows : module->n_columns;
+    size_t r = module_rank(module);
     double *sigma = malloc(r * sizeof *sigma), *v = malloc(r * sizeof *v), norm = 0;
     float *factor = malloc(r * r * sizeof *factor);
 

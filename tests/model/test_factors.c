@@ -90,8 +90,7 @@ static void write_parts(enum factors_type type)
 static void expect_matrix(struct factors *f, const struct factors_matrix *expected, bool bf16)
 {
     const struct factors_matrix *m = factors_find(f, expected->module.path);
-    size_t r = expected->module.n_rows < expected->module.n_columns ? expected->module.n_rows
-                                                                    : expected->module.n_columns;
+    size_t r = module_rank(&expected->module);
     float *rows = malloc(r * r * sizeof *rows);
 
     assert_non_null(m);
