@@ -30,12 +30,11 @@ static const struct {
      "jobs/recipes/paper-pg-mlp.ini --out gsm8k.h5, and the same for mbpp_hidden and arc_easy.",
      PART_TRAINED},
     {"table-2", "Table 2: unseen tasks, by strategy of adaptation",
-     "Filled by t2 eval MODEL --experts gsm8k.h5,mbpp.h5,arc.h5 --adapt prompt|classifier, and by "
-     "t2 "
-     "adapt, on math, humaneval and arc_challenge.",
+     "Filled by t2 eval MODEL --experts gsm8k.h5,mbpp.h5,arc.h5 --adapt prompt (or cls, with "
+     "--cls-expert), and by t2 adapt, on math, humaneval and arc_challenge.",
      PART_STRATEGIES},
     {"table-3", "Table 3: time of the first and the second pass",
-     "Filled by t2 eval MODEL --experts ... --adapt prompt|classifier, which measures both passes.",
+     "Filled by t2 eval MODEL --experts ... --adapt prompt (or cls), which measures both passes.",
      PART_PASSES},
     {"table-4", "Table 4: ablation of objective, adapter and matrices",
      "Filled by two or more experts of one task: jobs/recipes/paper-pg-*.ini and paper-next-*.ini "
@@ -68,7 +67,7 @@ static const struct {
      "experts.",
      PART_CONFUSION},
     {"figure-7", "Figure 7: mixing weights found by the search",
-     "Filled by t2 adapt with the cross-entropy method.", PART_MIXTURES},
+     "Filled by t2 adapt, or by t2 eval --adapter with what it has found.", PART_MIXTURES},
     {"figure-9", "Figure 9: learning curves of LoRA with policy gradient",
      "Filled by t2 train MODEL --task gsm8k --recipe jobs/recipes/compare-lora-pg.ini --rate 2e-4 "
      "--out lora-pg.h5, and at other rates up to 5e-2.",

@@ -36,6 +36,7 @@ struct run {
     struct task task;
     size_t n_tasks;
     struct loaded loaded;
+    struct sandbox *sandbox; /* where the task's answers are programs */
     struct module *modules;
     size_t n_modules;
     struct factors *factors;
@@ -129,6 +130,7 @@ static struct evaluate_options evaluation(const struct run *run)
     options.system = s->load.system;
     options.fewshot = s->fewshot;
     options.max_new = s->max_new > 0 ? s->max_new : -1;
+    options.sandbox = run->sandbox;
     return options;
 }
 
@@ -310,6 +312,16 @@ static int prepare_factors(struct run *run)
     return status;
 }
 
+/* Where answers will be graded: those of the training, of validations, of the test. */
+static int open_sandbox(struct run *run)
+{
+    const bool grades = run->options.objective == TRAIN_REINFORCE ||
+                        run->options.validate_every > 0 || run->settings->test_limit != 0;
+
+    return load_sandbox(run->comm, &command_train, &run->settings->sandbox, &run->task,
+                        grades ? 1 : 0, (size_t)run->loaded.model_options.n_threads, &run->sandbox);
+}
+
 static int make_adapter(struct run *run)
 {
     const struct adapter_source source = {.model = run->loaded.model,
@@ -454,6 +466,8 @@ static int run_all(struct run *run)
         return -1;
     if (run->resume.done_before)
         return 0;
+    if (comm_agree(run->comm, open_sandbox(run)) != 0)
+        return -1;
     prepare_live(run);
     const int status = train(run);
     live_curve_end(&run->live, status != 0                     ? "failed"
@@ -512,6 +526,7 @@ static void run_free(struct run *run)
     adapter_free(run->adapter);
     factors_close(run->factors);
     load_free(&run->loaded);
+    sandbox_close(run->sandbox);
     if (run->n_tasks)
         task_free(&run->task);
     free(run->modules);
@@ -593,6 +608,7 @@ const struct command command_train = {
         "examples\n"
         "  t2 train MODEL --factors f.h5 --task sst2 --out e.h5 --validate-every 15 --resume\n"
         "  mpirun -n 4 t2 train MODEL -f f.h5 -T gsm8k -o e.h5 --batch 256 --kl 0.1 -t 2\n"
+        "  t2 train MODEL -f f.h5 -T mbpp -o code.h5 --answers 4 --baseline rloo\n"
         "  t2 train --plan --model-shape llama3-8b --modules mlp --batch 256",
     .run = command_run,
 };

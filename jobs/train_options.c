@@ -198,6 +198,7 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
         {"rollout-log", 0, OPTION_STRING, &s.rollout_log, "FILE",
          .help = "every answer with its reward, as JSON lines"},
         LOAD_OPTION_SPECS(s.load),
+        SANDBOX_OPTION_SPECS(s.sandbox),
         {"plan", 'p', OPTION_FLAG, &s.plan,
          .help =
              "show parameters, memory and the time of a step on 1 to 512 ranks; trains nothing"},
@@ -409,10 +410,10 @@ char *train_settings_text(const struct option_spec *table)
     /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
      * training. `recompute` gives the same bits; isa stands in the text as what was chosen. */
     static const char *const others[] = {
-        "task",        "domains",     "out",   "factors",    "resume",     "checkpoint-every",
-        "data",        "rollout-log", "live",  "isa",        "threads",    "plan",
-        "model-shape", "plan-tokens", "quiet", "test-split", "test-limit", "recompute",
-        NULL};
+        "task",        "domains",        "out",   "factors",    "resume",     "checkpoint-every",
+        "data",        "rollout-log",    "live",  "isa",        "threads",    "plan",
+        "model-shape", "plan-tokens",    "quiet", "test-split", "test-limit", "recompute",
+        "python",      "unsafe-sandbox", NULL};
 
     return options_settings(table, others);
 }

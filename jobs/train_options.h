@@ -3,12 +3,14 @@
 /* The options of t2 train: the table's variables, what they mean for the trainer, and the text that
  * says which of them decide a run's numbers. */
 #include "jobs/load.h"
+#include "jobs/load_sandbox.h"
 #include "jobs/options.h"
 #include "model/adapter_kinds.h"
 #include "train/trainer.h"
 
 struct train_settings {
     struct load_options load;
+    struct sandbox_settings sandbox;
     const char *factors, *task, *domains, *out, *data, *modules, *layers, *adapter,
         *parametrisation;
     const char *objective, *baseline, *kl_form, *schedule, *guard, *shape;

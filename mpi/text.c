@@ -76,6 +76,8 @@ char *text_duration(char *text, size_t size, double seconds)
 {
     if (!(seconds >= 0))
         seconds = 0;
+    if (seconds > 1e15) /* a file may say that it took for ever */
+        seconds = 1e15;
     if (seconds < 9.995)
         snprintf(text, size, "%.2f s", seconds);
     else if (seconds < 99.95)

@@ -281,6 +281,8 @@ static int log_answers(struct run *run)
             put_json_text(out, a->text);
             fprintf(out, ", \"gold\": ");
             put_json_text(out, p->item.gold);
+            if (run->t->task->grader == GRADE_PYTHON_TESTS)
+                fprintf(out, ", \"program\": \"%s\"", sandbox_outcome_name(a->outcome));
             fprintf(out, ", \"correct\": %s, \"reward\": %g, \"tokens\": %zu, \"ids\": [",
                     a->correct ? "true" : "false", a->reward, a->tokens.n);
             for (size_t k = 0; k < a->tokens.n; k++)
@@ -652,9 +654,11 @@ static int prepare(struct run *run)
                                         .limit = o->train_limit,
                                         .seed = t->evaluate.seed};
 
-    if (t->task->grader == GRADE_PYTHON_TESTS)
-        return error_set("task %s: training on tasks whose answers are programs is not there yet",
-                         t->task->name);
+    if (t->task->grader == GRADE_PYTHON_TESTS && o->objective == TRAIN_REINFORCE &&
+        !t->evaluate.sandbox)
+        return error_set(
+            "task %s: its answers are programs, and there is no sandbox to run them in",
+            t->task->name);
     if (items_open(&run->items, t->task, t->chat, &items))
         return -1;
     run->n_shards = (o->batch + o->shard - 1) / o->shard;

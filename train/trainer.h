@@ -70,7 +70,8 @@ struct trainer {
     const struct tokenizer *tokenizer;
     const struct chat_format *chat;
     const struct task *task;
-    struct evaluate_options evaluate; /* data root, few-shot and chat settings; validation's */
+    /* Data root, few-shot and chat settings, the sandbox of code tasks; validation's. */
+    struct evaluate_options evaluate;
     struct train_options options;
     const char *settings;   /* see state.h */
     const char *state_path; /* OUT.state */
