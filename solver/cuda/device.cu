@@ -10,7 +10,7 @@ extern "C" {
 }
 
 enum {
-    RING_BYTES = 4 << 20,
+    RING_BYTES = 2 << 20,
     SEND_ALIGNMENT = 256,
     HOST_CLEARED = 1 << 16, /* bytes up to which the host clears new memory: it fills it, too */
 };

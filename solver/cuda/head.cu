@@ -104,7 +104,7 @@ static void add_up(const struct engine *e, struct head_result *results, struct h
     const cudaStream_t stream = cuda_device_of(e)->stream;
     const size_t n_chunks = (vocab + HEAD_CHUNK - 1) / HEAD_CHUNK;
     const dim3 grid((unsigned)n_rows, (unsigned)n_chunks);
-    GPU_LAUNCH(head_make_parts, grid, GPU_BLOCK, 0, stream, parts, logits, ldl, vocab);
+    GPU_LAUNCH(head_make_parts, grid, gpu_row_threads(vocab), 0, stream, parts, logits, ldl, vocab);
     GPU_LAUNCH(head_add_parts, (unsigned)((n_rows + GPU_WARP - 1) / GPU_WARP), GPU_WARP, 0, stream,
                results, parts, n_chunks, logits, ldl, targets, n_rows);
     cuda_launched(e, "the head");

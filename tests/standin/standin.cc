@@ -17,7 +17,14 @@ dim3 blockDim, gridDim;
 namespace
 {
 
-enum { MAX_THREADS = 1024, WARP = 32, STACK_BYTES = 256 << 10, SHUFFLE_BYTES = 16 };
+enum {
+    MAX_THREADS = 1024,
+    WARP = 32,
+    STACK_BYTES = 256 << 10,
+    COLOURS = 128,
+    COLOUR_BYTES = 512,
+    SHUFFLE_BYTES = 16
+};
 
 /* ---- switching stacks ------------------------------------------------------------------------ */
 
@@ -51,9 +58,9 @@ struct context {
     void *sp;
 };
 
-void context_make(context *c, char *stack)
+void context_make(context *c, char *stack, size_t bytes)
 {
-    void **top = (void **)(stack + STACK_BYTES) - 1; /* as after a call: 8 off 16 */
+    void **top = (void **)(stack + bytes) - 1; /* as after a call: 8 off 16 */
     top[0] = nullptr;
     top[-1] = (void *)fiber_main;
     for (int i = 2; i <= 7; i++)
@@ -70,11 +77,11 @@ struct context {
     ucontext_t u;
 };
 
-void context_make(context *c, char *stack)
+void context_make(context *c, char *stack, size_t bytes)
 {
     getcontext(&c->u);
     c->u.uc_stack.ss_sp = stack;
-    c->u.uc_stack.ss_size = STACK_BYTES;
+    c->u.uc_stack.ss_size = bytes;
     c->u.uc_link = nullptr;
     makecontext(&c->u, fiber_main, 0);
 }
@@ -116,6 +123,7 @@ block now;
 context scheduler;
 fiber *running;
 std::vector<fiber *> idle_fibers;
+size_t n_fibers;
 std::vector<unsigned char> dynamic_shared;
 
 [[noreturn]] void die(const char *what, int line, int other)
@@ -159,6 +167,7 @@ void fiber_main(void)
             now.fibers[thread + 1] = now.fibers[thread];
             enter(thread + 1);
         }
+        idle_fibers.push_back(running); /* taken, at the earliest, when this one has stopped */
         context_switch(&running->c, &scheduler);
     }
 }
@@ -179,28 +188,43 @@ fiber *fiber_take(void)
         abort();
     }
     mprotect(f->stack, 4096, PROT_NONE);
-    context_make(&f->c, f->stack);
+    /* Tops at one place of their pages would all want the same lines of the caches. */
+    context_make(&f->c, f->stack, STACK_BYTES - n_fibers++ % COLOURS * COLOUR_BYTES);
     return f;
 }
 
-void wait_here(thread_state state)
-{
-    fiber *self = running;
-    now.states[now.current] = state;
-    now.blocked = true;
-    context_switch(&self->c, &scheduler);
-}
-
-/* Runs a thread until it waits or ends. */
-void resume(int thread)
+/* Makes a thread the one that runs; the caller switches to its fiber. */
+void choose(int thread)
 {
     if (now.states[thread] == UNSTARTED)
         now.fibers[thread] = fiber_take();
     enter(thread);
     running = now.fibers[thread];
-    context_switch(&scheduler, &running->c);
-    if (now.states[now.current] == FINISHED)
-        idle_fibers.push_back(now.fibers[now.current]);
+}
+
+bool can_run(int thread)
+{
+    return now.states[thread] == UNSTARTED || now.states[thread] == READY;
+}
+
+/* On to the next lane of the warp, or back to the scheduler. */
+void wait_here(thread_state state)
+{
+    fiber *self = running;
+    const int thread = now.current, warp_end = thread / WARP * WARP + WARP;
+    const int end = warp_end < now.n_threads ? warp_end : now.n_threads;
+    int next = thread + 1;
+
+    now.states[thread] = state;
+    now.blocked = true;
+    while (next < end && !can_run(next))
+        next++;
+    if (next == end) {
+        context_switch(&self->c, &scheduler);
+    } else {
+        choose(next);
+        context_switch(&self->c, &running->c);
+    }
 }
 
 bool run_warp(int first, int end)
@@ -209,8 +233,9 @@ bool run_warp(int first, int end)
     for (bool again = true; again;) {
         again = false;
         for (int t = first; t < end; t++)
-            if (now.states[t] == UNSTARTED || now.states[t] == READY) {
-                resume(t);
+            if (can_run(t)) {
+                choose(t);
+                context_switch(&scheduler, &running->c);
                 again = any = true;
             }
     }
@@ -226,7 +251,8 @@ void run_block(void)
         now.states[t] = UNSTARTED;
     for (int w = 0; w * WARP < n; w++)
         now.warps[w].arrived = now.warps[w].finished = 0;
-    memset(dynamic_shared.data(), 0xff, dynamic_shared.size());
+    if (!dynamic_shared.empty())
+        memset(dynamic_shared.data(), 0xff, dynamic_shared.size());
     while (now.finished < n) {
         bool any = false;
         for (int first = 0; first < n; first += WARP)
@@ -235,6 +261,14 @@ void run_block(void)
             die("its block waits for ever: some threads at __syncthreads, some at a shuffle",
                 now.line, 0);
     }
+}
+
+void copy_value(void *to, const void *from, size_t size)
+{
+    if (size == 4)
+        memcpy(to, from, 4);
+    else
+        memcpy(to, from, size);
 }
 
 } // namespace
@@ -272,7 +306,7 @@ void standin_shuffle(int line, unsigned mask, int width, const void *value, void
         w->turn ^= 1;
     const unsigned turn = w->turn;
     w->line = line;
-    memcpy(w->slots[turn][lane], value, size);
+    copy_value(w->slots[turn][lane], value, size);
     if (++w->arrived < WARP) {
         wait_here(AT_SHUFFLE);
     } else {
@@ -280,7 +314,7 @@ void standin_shuffle(int line, unsigned mask, int width, const void *value, void
         for (int t = first; t < first + WARP; t++)
             now.states[t] = READY;
     }
-    memcpy(result, w->slots[turn][from], size);
+    copy_value(result, w->slots[turn][from], size);
 }
 
 unsigned char *standin_dynamic_shared(void)
