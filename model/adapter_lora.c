@@ -24,19 +24,23 @@ struct low_rank {
     double scale;
     uint32_t drop_limit; /* of 65536 */
     float *transposed;   /* [the largest of A and B] */
-    /* DoRA's norms: A in elements [r, ld], W A^T f32 [r, ld], and A A^T */
+    /* DoRA's norms: tensors A f32 and in elements [r, ld], W A^T f32 [r, ld]; and A A^T */
+    const struct memory *memory;
+    size_t n_a, n_wa; /* elements of these */
+    float *a_floats, *wa;
     void *a;
-    float *wa;
     double *aa; /* [r, r] */
 };
 
 struct low_rank_site {
     size_t r, n_in, n_out;
     struct matrix a, b, a_t, b_t; /* [r, in], [out, r]; the transposes empty without backward */
-    float *scales;                /* [r] of s */
-    /* DoRA: |W_i|^2; |W_i + s B_i A|, c, c - 1, and -1, [out] */
+    float *scales;                /* tensor [r] of s; the next three lie behind it */
+    /* DoRA, [out]: tensors c, c - 1, and -1; |W_i|^2 and |W_i + s B_i A| */
+    float *c, *c_less, *minus;
+    size_t n_vectors; /* elements of the tensors together */
     double *squares;
-    float *norms, *c, *c_less, *minus;
+    float *norms;
 };
 
 static struct low_rank_site *site_of(const struct adapter *adapter, size_t site)
@@ -172,8 +176,7 @@ static void forward(const struct adapter *adapter, size_t site, const struct ada
         return;
     }
     engine_train(e)->scale_columns(e, w.u, w.ldu, w.h, w.ldh, s->scales, n, s->r);
-    for (size_t r = 0; r < n; r++)
-        memcpy((char *)u + r * ldu * size, (const char *)w.u + r * w.ldu * size, w.ldu * size);
+    e->ops->copy_rows(e, u, ldu * size, w.u, w.ldu * size, n, w.ldu * size);
     e->ops->product(e, t, ldt, x, ldx, n, &base->m, NULL, false);
     if (drops(adapter, call)) /* - W x', which is in t */
         engine_train(e)->scale_add(e, y, ldy, t, ldt, s->minus, NULL, n, s->n_out, true);
@@ -228,9 +231,10 @@ static int backward(const struct adapter *adapter, size_t site, const struct ada
 
     if (dora) {
         ops->to_floats(e, w.g, w.ldo, g, ldg, n, s->n_out);
-        memset(w.sum, 0, s->n_out * sizeof *w.sum);
+        e->ops->zero(e, w.sum, s->n_out * sizeof *w.sum);
         ops->multiply_sum(e, w.sum, (const float *)(const void *)saved, row / sizeof(float), w.g,
                           w.ldo, n, s->n_out);
+        e->ops->wait(e);
         for (size_t i = 0; i < s->n_out; i++)
             dm[i] += w.sum[i] / s->norms[i];
         ops->scale_columns(e, w.cg, w.ldo, w.g, w.ldo, s->c, n, s->n_out);
@@ -260,8 +264,11 @@ static void prepare_norms(const struct adapter *adapter, size_t site, const stru
     const size_t ldx = round_up(s->n_in, KERNEL_K_STEP), ldw = round_up(s->n_out, KERNEL_COLUMNS);
     double *aa = l->aa;
 
-    engine_train(e)->to_elements(e, l->a, ldx, a, s->n_in, s->r, s->n_in);
+    for (size_t i = 0; i < s->r; i++)
+        memcpy(l->a_floats + i * ldx, a + i * s->n_in, s->n_in * sizeof *a);
+    engine_train(e)->to_elements(e, l->a, ldx, l->a_floats, ldx, s->r, s->n_in);
     e->ops->product(e, l->wa, ldw, l->a, ldx, s->r, &base->m, NULL, false);
+    e->ops->wait(e);
     for (size_t i = 0; i < s->r; i++)
         for (size_t k = 0; k <= i; k++) {
             double sum = 0;
@@ -334,18 +341,16 @@ static void low_rank_free(struct adapter *adapter)
         matrix_free(&s->b);
         matrix_free(&s->a_t);
         matrix_free(&s->b_t);
-        free(s->scales);
+        memory_give(l->memory, s->scales, s->n_vectors, sizeof *s->scales);
         free(s->squares);
         free(s->norms);
-        free(s->c);
-        free(s->c_less);
-        free(s->minus);
         free(s);
     }
     if (l) {
         free(l->transposed);
-        free(l->a);
-        free(l->wa);
+        memory_give(l->memory, l->a_floats, l->n_a, sizeof *l->a_floats);
+        memory_give(l->memory, l->a, l->n_a, sizeof(float));
+        memory_give(l->memory, l->wa, l->n_wa, sizeof *l->wa);
         free(l->aa);
     }
     free(l);
@@ -370,10 +375,7 @@ static int make_squares(const struct model *model, const struct adapter_site *pl
 
     s->squares = calloc(s->n_out, sizeof *s->squares);
     s->norms = calloc(s->n_out, sizeof *s->norms);
-    s->c = calloc(s->n_out, sizeof *s->c);
-    s->c_less = calloc(s->n_out, sizeof *s->c_less);
-    s->minus = calloc(s->n_out, sizeof *s->minus);
-    if (!row || !s->squares || !s->norms || !s->c || !s->c_less || !s->minus) {
+    if (!row || !s->squares || !s->norms) {
         free(row);
         return error_set("no memory for the magnitudes of %s", place->module.path);
     }
@@ -392,7 +394,7 @@ static int build_site(const struct adapter_source *source, struct adapter *adapt
     const struct low_rank *l = adapter->data;
     const struct adapter_site *place = &adapter->sites[i];
     const struct module *m = &place->module;
-    const enum element element = model_get_options(source->model)->element;
+    const struct engine *e = model_engine(source->model);
     struct low_rank_site *s = adapter->sites[i].data = calloc(1, sizeof *s);
 
     if (!s)
@@ -400,15 +402,22 @@ static int build_site(const struct adapter_source *source, struct adapter *adapt
     s->r = source->settings.rank;
     s->n_in = m->n_columns;
     s->n_out = m->n_rows;
-    s->scales = malloc(s->r * sizeof *s->scales);
+    const size_t ldr = round_up(s->r, KERNEL_COLUMNS), ldo = round_up(s->n_out, KERNEL_COLUMNS);
+    s->n_vectors = ldr + (l->dora ? 3 * ldo : 0);
+    s->scales = memory_take(l->memory, s->n_vectors, sizeof *s->scales);
     if (!s->scales)
         return error_set("no memory for an adapter");
+    if (l->dora) {
+        s->c = s->scales + ldr;
+        s->c_less = s->c + ldo;
+        s->minus = s->c_less + ldo;
+    }
     for (size_t k = 0; k < s->r; k++)
         s->scales[k] = (float)l->scale;
-    if (matrix_create(&s->a, element, s->r, s->n_in) != 0 ||
-        matrix_create(&s->b, element, s->n_out, s->r) != 0 ||
-        (adapter->with_backward && (matrix_create(&s->a_t, element, s->n_in, s->r) != 0 ||
-                                    matrix_create(&s->b_t, element, s->r, s->n_out) != 0)))
+    if (engine_matrix_create(e, &s->a, s->r, s->n_in) != 0 ||
+        engine_matrix_create(e, &s->b, s->n_out, s->r) != 0 ||
+        (adapter->with_backward && (engine_matrix_create(e, &s->a_t, s->n_in, s->r) != 0 ||
+                                    engine_matrix_create(e, &s->b_t, s->r, s->n_out) != 0)))
         return -1;
     if (!l->dora)
         return 0;
@@ -476,10 +485,14 @@ static struct adapter *create(const struct adapter_source *source, bool dora)
     }
     const size_t widest = widest_in > widest_out ? widest_in : widest_out;
     l->transposed = malloc(settings->rank * widest * sizeof *l->transposed);
-    l->a = calloc(settings->rank * round_up(widest_in, KERNEL_K_STEP), sizeof(float));
-    l->wa = calloc(settings->rank * round_up(widest_out, KERNEL_COLUMNS), sizeof *l->wa);
+    l->memory = model_memory(source->model);
+    l->n_a = settings->rank * round_up(widest_in, KERNEL_K_STEP);
+    l->n_wa = settings->rank * round_up(widest_out, KERNEL_COLUMNS);
+    l->a_floats = memory_take(l->memory, l->n_a, sizeof *l->a_floats);
+    l->a = memory_take(l->memory, l->n_a, sizeof(float));
+    l->wa = memory_take(l->memory, l->n_wa, sizeof *l->wa);
     l->aa = malloc(settings->rank * settings->rank * sizeof *l->aa);
-    if (!l->transposed || !l->a || !l->wa || !l->aa) {
+    if (!l->transposed || !l->a_floats || !l->a || !l->wa || !l->aa) {
         error_set("no memory for an adapter");
         goto done;
     }
