@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "mpi/device.h"
+
 static const uint64_t HASH_START = 0xcbf29ce484222325u;
 
 /* One value as a whole (a byte, in the usual form). */
@@ -16,7 +18,7 @@ static inline uint64_t hash_value(uint64_t hash, uint64_t value)
 
 static inline uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t n)
 {
-    const unsigned char *byte = bytes;
+    const unsigned char *byte = (const unsigned char *)bytes;
 
     for (size_t i = 0; i < n; i++)
         hash = hash_value(hash, byte[i]);
@@ -41,7 +43,7 @@ static inline uint64_t hash_mixed(const void *bytes, size_t n)
 /* The final mix of splitmix64 (Steele, Lea, Flood 2014): of start + i * HASH_STEP for i = 0, 1, ...
  * a stream of random bits. */
 static const uint64_t HASH_STEP = 0x9e3779b97f4a7c15u;
-static inline uint64_t hash_splitmix(uint64_t x)
+static inline HOST_DEVICE uint64_t hash_splitmix(uint64_t x)
 {
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
