@@ -210,7 +210,7 @@ static size_t plan_crew(const struct bench *b)
 
 static bool on_grid(const struct bench *b)
 {
-    return b->options.method >= SVD_SCALAPACK;
+    return b->options.method >= SVD_SCALAPACK && b->options.method != SVD_CUSOLVER;
 }
 
 static size_t rounded(size_t n_bytes)

@@ -14,7 +14,8 @@
 #   TRAIN        "32 64": sequences and tokens of a training pass (forward, SVF backward; the peer: frozen
 #                weights, gradients of the activations)
 #   MATRIX       14336x4096: to decompose; "no": none
-#   FACTORS, TASK  factor file of the first MODEL and a task: also the seconds of a step of t2 train
+#   FACTORS, TASK  factor file of the first MODEL and a task: also the seconds of a step of t2 train (32
+#                items; needs h5dump)
 #   ROUNDS 2     WORK: folder that is kept (default: a temporary one)
 #   BANDWIDTH, PEAK, PEAK64   the device's GB/s and TFLOP/s (bf16, and f64); known for A100, H100, H200
 #
@@ -129,12 +130,17 @@ bench_train() {
     row "train, $sequences x $length" "$we" "$they" more "$(share "$flops" "$peak")" "$bar"
 }
 bench_step() {
-    local seconds
+    local part seconds
     "$build/t2" train "$model" --device "$device" --dtype bf16 --factors "$FACTORS" --task "$TASK" \
         --batch 32 --steps 5 --seed 1 --quiet --out "$work/expert.h5" >/dev/null </dev/null ||
         fail "t2 train failed on $model"
-    seconds=$("$build/t2" inspect "$work/expert.h5" | awk '$1 == "ranks" {print $(NF - 1)}')
-    row 'seconds of 5 steps of t2 train' "$seconds" '' less '' ''
+    for part in rollout gradient reduce other; do
+        h5dump -y -w 1 -m %.6f -d "/curve/seconds_$part" "$work/expert.h5" |
+            awk '/DATA/ {on = 1; next} /}/ {on = 0} on {gsub(/[ ,]/, ""); print}' >"$work/$part"
+    done
+    seconds=$(paste "$work"/{rollout,gradient,reduce,other} |
+        awk 'NR > 1 {print $1 + $2 + $3 + $4}' | sort -g | head -n 1)
+    row 'seconds a step, t2 train' "$seconds" '' less '' ''
 }
 bench_matrix() {
     local round log we='' they='' rows=${matrix%x*} columns=${matrix#*x}
