@@ -81,6 +81,14 @@ foreach(script ${shell_tests})
     ENVIRONMENT "${T2_TEST_ENVIRONMENT};T2_BINARY=$<TARGET_FILE:t2>;T2_MPIRUN=${T2_MPIRUN};T2_SOURCE=${CMAKE_SOURCE_DIR}")
 endforeach()
 
+if(T2_CUDA STREQUAL "STANDIN")
+  # After all the others: the kernels that none of them has launched.
+  get_property(others DIRECTORY PROPERTY TESTS)
+  add_test(NAME standin.coverage COMMAND bash ${CMAKE_SOURCE_DIR}/tests/standin/coverage.sh)
+  set_tests_properties(standin.coverage PROPERTIES SKIP_RETURN_CODE 77 DEPENDS "${others}"
+    ENVIRONMENT "${T2_TEST_ENVIRONMENT};T2_SOURCE=${CMAKE_SOURCE_DIR}")
+endif()
+
 # tests/bench/bench_NAME.c are programs to run by hand, never timed tests.
 file(GLOB bench_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/bench/bench_*.c)
 pkg_check_modules(T2_dnnl QUIET IMPORTED_TARGET dnnl)

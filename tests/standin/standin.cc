@@ -159,6 +159,7 @@ void fiber_main(void)
             now.fibers[thread + 1] = now.fibers[thread];
             enter(thread + 1);
         }
+        idle_fibers.push_back(running); /* taken, at the earliest, when this one has stopped */
         context_switch(&running->c, &scheduler);
     }
 }
@@ -183,24 +184,38 @@ fiber *fiber_take(void)
     return f;
 }
 
-void wait_here(thread_state state)
-{
-    fiber *self = running;
-    now.states[now.current] = state;
-    now.blocked = true;
-    context_switch(&self->c, &scheduler);
-}
-
-/* Runs a thread until it waits or ends. */
-void resume(int thread)
+/* Makes a thread the one that runs; the caller switches to its fiber. */
+void choose(int thread)
 {
     if (now.states[thread] == UNSTARTED)
         now.fibers[thread] = fiber_take();
     enter(thread);
     running = now.fibers[thread];
-    context_switch(&scheduler, &running->c);
-    if (now.states[now.current] == FINISHED)
-        idle_fibers.push_back(now.fibers[now.current]);
+}
+
+bool can_run(int thread)
+{
+    return now.states[thread] == UNSTARTED || now.states[thread] == READY;
+}
+
+/* On to the next lane of the warp, or back to the scheduler. */
+void wait_here(thread_state state)
+{
+    fiber *self = running;
+    const int thread = now.current, warp_end = thread / WARP * WARP + WARP;
+    const int end = warp_end < now.n_threads ? warp_end : now.n_threads;
+    int next = thread + 1;
+
+    now.states[thread] = state;
+    now.blocked = true;
+    while (next < end && !can_run(next))
+        next++;
+    if (next == end) {
+        context_switch(&self->c, &scheduler);
+    } else {
+        choose(next);
+        context_switch(&self->c, &running->c);
+    }
 }
 
 bool run_warp(int first, int end)
@@ -209,8 +224,9 @@ bool run_warp(int first, int end)
     for (bool again = true; again;) {
         again = false;
         for (int t = first; t < end; t++)
-            if (now.states[t] == UNSTARTED || now.states[t] == READY) {
-                resume(t);
+            if (can_run(t)) {
+                choose(t);
+                context_switch(&scheduler, &running->c);
                 again = any = true;
             }
     }
@@ -235,6 +251,14 @@ void run_block(void)
             die("its block waits for ever: some threads at __syncthreads, some at a shuffle",
                 now.line, 0);
     }
+}
+
+void copy_value(void *to, const void *from, size_t size)
+{
+    if (size == 4)
+        memcpy(to, from, 4);
+    else
+        memcpy(to, from, size);
 }
 
 } // namespace
@@ -272,7 +296,7 @@ void standin_shuffle(int line, unsigned mask, int width, const void *value, void
         w->turn ^= 1;
     const unsigned turn = w->turn;
     w->line = line;
-    memcpy(w->slots[turn][lane], value, size);
+    copy_value(w->slots[turn][lane], value, size);
     if (++w->arrived < WARP) {
         wait_here(AT_SHUFFLE);
     } else {
@@ -280,7 +304,7 @@ void standin_shuffle(int line, unsigned mask, int width, const void *value, void
         for (int t = first; t < first + WARP; t++)
             now.states[t] = READY;
     }
-    memcpy(result, w->slots[turn][from], size);
+    copy_value(result, w->slots[turn][from], size);
 }
 
 unsigned char *standin_dynamic_shared(void)
