@@ -32,7 +32,7 @@ struct model *model_load_merged(const struct checkpoint *ck, const struct model_
 
 const struct model_config *model_get_config(const struct model *model);
 const struct model_options *model_get_options(const struct model *model);
-/* The memory of its engine: of logits, say, that pass_head() fills and the host then reads. */
+/* The memory of its engine (engine.h). */
 const struct memory *model_memory(const struct model *model);
 size_t model_n_parameters(const struct model *model);
 /* What the bits of its sums depend on (struct engine's `order`). */

@@ -470,12 +470,6 @@ static int collect(struct scheduler *s)
     return 0;
 }
 
-/* A sequence generates from one row of a pass at most. */
-static size_t most_generated(const struct scheduler *s)
-{
-    return s->options.batch < s->options.chunk ? s->options.batch : s->options.chunk;
-}
-
 /* Scored rows need only sums over the vocabulary, generated ones all logits: the head runs once for
  * each kind. logit_rows tells where an output's logits went. */
 static int run_head(struct scheduler *s)
@@ -487,10 +481,11 @@ static int run_head(struct scheduler *s)
         return forward_head(&s->forward, s->output_rows, s->n_outputs, s->targets, s->results,
                             NULL);
     if (!s->logits) {
-        s->logits = memory_take(model_memory(s->model), most_generated(s),
-                                s->forward.ld_logits * sizeof(float));
+        /* A sequence generates from one row of a pass at most. */
+        const size_t n = s->options.batch < s->options.chunk ? s->options.batch : s->options.chunk;
+        s->logits = aligned_alloc(64, n * s->forward.ld_logits * sizeof(float));
         if (!s->logits)
-            return error_set("no memory for the logits of a batch of %zu", most_generated(s));
+            return error_set("no memory for the logits of a batch of %zu", n);
     }
     if (n_scored == 0) {
         for (size_t i = 0; i < s->n_outputs; i++)
@@ -570,8 +565,6 @@ static void scheduler_destroy(struct scheduler *s)
     for (size_t i = 0; i < s->n_lingering; i++)
         sequence_free(s, &s->lingering[i]);
     kv_cache_free(&s->cache);
-    memory_give(model_memory(s->model), s->logits, most_generated(s),
-                s->forward.ld_logits * sizeof(float));
     forward_free(&s->forward);
     free(s->active);
     free(s->ids);
@@ -582,6 +575,7 @@ static void scheduler_destroy(struct scheduler *s)
     free(s->targets);
     free(s->logit_rows);
     free(s->results);
+    free(s->logits);
     free(s->scratch);
 }
 

@@ -11,7 +11,7 @@
  * everything that is not a product's input are f32. Buffers that feed products have rows of
  * k_padded elements whose tail is zero.
  *
- * Tensors (activations, weights, vectors of a layer, logits, cache pages) lie in the engine's
+ * Tensors (activations, weights, vectors of a layer, cache pages) lie in the engine's
  * memory (memory.h). Operations on them may still be under way when the call has returned; they
  * run in the order of the calls. Whoever touches a tensor on the host calls wait() first. What an
  * operation takes to be in the host's memory says "host" below: it is read before the call
@@ -121,8 +121,8 @@ struct engine_ops {
                    size_t up_offset, size_t n_rows, size_t width);
 
     /* The head m [vocab, width] on x [n_rows, ldx]: results [n_rows] (host); targets [n_rows]
-     * (host) ids or -1, or NULL; logits f32 [n_rows, ldl >= vocab padded to 16], or NULL when only
-     * results are wanted. -1 when out of memory. */
+     * (host) ids or -1, or NULL; logits f32 [n_rows, ldl >= vocab padded to 16] (host: sampling
+     * is the host's), or NULL when only results are wanted. -1 when out of memory. */
     int (*head)(const struct engine *e, struct head_result *results, float *logits, size_t ldl,
                 const void *x, size_t ldx, size_t n_rows, const struct matrix *m,
                 const int32_t *targets);

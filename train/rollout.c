@@ -31,8 +31,7 @@ int rollout_create(struct rollout *rollout, const struct trainer *trainer,
         goto fail;
     if (o->kl != 0 && !(rollout->base = pass_create(trainer->model, trainer->adapter, &base)))
         goto fail;
-    rollout->logits =
-        memory_take(model_memory(trainer->model), HEADS, logits_width(rollout) * sizeof(float));
+    rollout->logits = aligned_alloc(64, HEADS * logits_width(rollout) * sizeof(float));
     rollout->scratch = malloc(vocab * sizeof *rollout->scratch);
     if (!rollout->logits || !rollout->scratch) {
         error_set("no memory for the logits of a vocabulary of %zu", vocab);
@@ -50,9 +49,7 @@ void rollout_free(struct rollout *rollout)
         return;
     pass_free(rollout->pass);
     pass_free(rollout->base);
-    if (rollout->logits)
-        memory_give(model_memory(rollout->trainer->model), rollout->logits, HEADS,
-                    logits_width(rollout) * sizeof(float));
+    free(rollout->logits);
     free(rollout->scratch);
     memset(rollout, 0, sizeof *rollout);
 }

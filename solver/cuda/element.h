@@ -5,10 +5,21 @@
  */
 #include "solver/cuda/gpu.h"
 
+extern "C" {
+#include "solver/kernels.h"
+}
+
 /* The element types of engine.h, f32 and bf16, as kernels name them. */
 typedef __nv_bfloat16 bf16;
 
 enum { GPU_WARP = 32, GPU_BLOCK = 256 };
+
+/* Threads that share the sums of a row: of whole warps, and of the width alone. */
+static inline unsigned gpu_row_threads(size_t width)
+{
+    return width >= 4 * GPU_BLOCK ? (unsigned)GPU_BLOCK
+                                  : (unsigned)round_up(width / 4 + 1, GPU_WARP);
+}
 
 static __device__ __forceinline__ float to_float(float x)
 {

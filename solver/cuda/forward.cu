@@ -75,11 +75,11 @@ void cuda_norm(const struct engine *e, void *x, size_t ldx, const float *h, size
     if (rows && !(sent = (const int32_t *)cuda_send(e, rows, n_rows * sizeof *rows)))
         return;
     if (e->element == ELEMENT_F32)
-        GPU_LAUNCH(norm_rows<float>, (unsigned)n_rows, GPU_BLOCK, 0, stream, (float *)x, ldx, h,
-                   ldh, sent, weight, width, eps);
+        GPU_LAUNCH(norm_rows<float>, (unsigned)n_rows, gpu_row_threads(width), 0, stream,
+                   (float *)x, ldx, h, ldh, sent, weight, width, eps);
     else
-        GPU_LAUNCH(norm_rows<bf16>, (unsigned)n_rows, GPU_BLOCK, 0, stream, (bf16 *)x, ldx, h, ldh,
-                   sent, weight, width, eps);
+        GPU_LAUNCH(norm_rows<bf16>, (unsigned)n_rows, gpu_row_threads(width), 0, stream, (bf16 *)x,
+                   ldx, h, ldh, sent, weight, width, eps);
     cuda_launched(e, "the norm");
 }
 

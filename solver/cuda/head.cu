@@ -6,7 +6,7 @@
 
 enum {
     HEAD_CHUNK = 1024,
-    LOGITS_BYTES = 64 << 20, /* of a block of rows that nobody else wants to see */
+    LOGITS_BYTES = 64 << 20, /* of a block of rows */
 };
 
 /* One chunk's part of a row's result: its largest logit, where, and the sum of exp(logit - max). */
@@ -104,7 +104,7 @@ static void add_up(const struct engine *e, struct head_result *results, struct h
     const cudaStream_t stream = cuda_device_of(e)->stream;
     const size_t n_chunks = (vocab + HEAD_CHUNK - 1) / HEAD_CHUNK;
     const dim3 grid((unsigned)n_rows, (unsigned)n_chunks);
-    GPU_LAUNCH(head_make_parts, grid, GPU_BLOCK, 0, stream, parts, logits, ldl, vocab);
+    GPU_LAUNCH(head_make_parts, grid, gpu_row_threads(vocab), 0, stream, parts, logits, ldl, vocab);
     GPU_LAUNCH(head_add_parts, (unsigned)((n_rows + GPU_WARP - 1) / GPU_WARP), GPU_WARP, 0, stream,
                results, parts, n_chunks, logits, ldl, targets, n_rows);
     cuda_launched(e, "the head");
@@ -116,34 +116,36 @@ int cuda_head(const struct engine *e, struct head_result *results, float *logits
 {
     const size_t vocab = m->n, n_chunks = (vocab + HEAD_CHUNK - 1) / HEAD_CHUNK;
     const size_t own_ldl = round_up(vocab, KERNEL_COLUMNS), row_bytes = own_ldl * sizeof *logits;
-    const size_t most = logits || row_bytes * n_rows <= LOGITS_BYTES ? n_rows
-                        : LOGITS_BYTES > row_bytes                   ? LOGITS_BYTES / row_bytes
-                                                                     : 1;
+    const size_t most = row_bytes * n_rows <= LOGITS_BYTES ? n_rows
+                        : LOGITS_BYTES > row_bytes         ? LOGITS_BYTES / row_bytes
+                                                           : 1;
     const size_t result_bytes = round_up(n_rows * sizeof *results, 256);
     const size_t part_bytes = round_up(most * n_chunks * sizeof(struct head_part), 256);
     const int32_t *sent = NULL;
 
     if (n_rows == 0)
         return 0;
-    CUDA_TENSOR(logits);
     CUDA_TENSOR(x);
-    char *scratch = (char *)cuda_scratch(
-        e, CUDA_SLOT_HEAD, result_bytes + part_bytes + (logits ? 0 : most * row_bytes));
+    char *scratch =
+        (char *)cuda_scratch(e, CUDA_SLOT_HEAD, result_bytes + part_bytes + most * row_bytes);
     if (targets)
         sent = (const int32_t *)cuda_send(e, targets, n_rows * sizeof *targets);
     if (!scratch || (targets && !sent))
         return cuda_status(e);
     struct head_result *on_device = (struct head_result *)(void *)scratch;
     struct head_part *parts = (struct head_part *)(void *)(scratch + result_bytes);
-    float *own = (float *)(void *)(scratch + result_bytes + part_bytes);
+    float *y = (float *)(void *)(scratch + result_bytes + part_bytes);
 
     for (size_t r = 0; r < n_rows; r += most) {
         const size_t n = n_rows - r < most ? n_rows - r : most;
-        float *y = logits ? logits : own;
-        const size_t ldy = logits ? ldl : own_ldl;
-        cuda_product_run(e, y, ldy, (const char *)x + r * ldx * element_size(e->element), ldx, n, m,
-                         NULL, false);
-        add_up(e, on_device + r, parts, y, ldy, sent ? sent + r : NULL, n, vocab);
+        cuda_product_run(e, y, own_ldl, (const char *)x + r * ldx * element_size(e->element), ldx,
+                         n, m, NULL, false);
+        add_up(e, on_device + r, parts, y, own_ldl, sent ? sent + r : NULL, n, vocab);
+        if (logits)
+            cuda_check(e,
+                       cudaMemcpy2DAsync(logits + r * ldl, ldl * sizeof *y, y, row_bytes, row_bytes,
+                                         n, cudaMemcpyDeviceToHost, cuda_device_of(e)->stream),
+                       "fetching logits");
     }
     return cuda_fetch(e, results, on_device, n_rows * sizeof *results);
 }

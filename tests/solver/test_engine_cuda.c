@@ -50,7 +50,7 @@ struct pair {
 
 static void start(struct pair *p, enum element element)
 {
-    assert_int_equal(engine_create_cpu(&p->cpu, element, ISA_PLAIN, 1), 0);
+    assert_int_equal(engine_create_cpu(&p->cpu, element, cpu_best_isa(), 1), 0);
     engine_set_kv_form(&p->cpu, element == ELEMENT_F32 ? KV_F32 : KV_BF16);
     start_cuda(&p->cuda, element);
 }

@@ -17,7 +17,14 @@ dim3 blockDim, gridDim;
 namespace
 {
 
-enum { MAX_THREADS = 1024, WARP = 32, STACK_BYTES = 256 << 10, SHUFFLE_BYTES = 16 };
+enum {
+    MAX_THREADS = 1024,
+    WARP = 32,
+    STACK_BYTES = 256 << 10,
+    COLOURS = 128,
+    COLOUR_BYTES = 512,
+    SHUFFLE_BYTES = 16
+};
 
 /* ---- switching stacks ------------------------------------------------------------------------ */
 
@@ -51,9 +58,9 @@ struct context {
     void *sp;
 };
 
-void context_make(context *c, char *stack)
+void context_make(context *c, char *stack, size_t bytes)
 {
-    void **top = (void **)(stack + STACK_BYTES) - 1; /* as after a call: 8 off 16 */
+    void **top = (void **)(stack + bytes) - 1; /* as after a call: 8 off 16 */
     top[0] = nullptr;
     top[-1] = (void *)fiber_main;
     for (int i = 2; i <= 7; i++)
@@ -70,11 +77,11 @@ struct context {
     ucontext_t u;
 };
 
-void context_make(context *c, char *stack)
+void context_make(context *c, char *stack, size_t bytes)
 {
     getcontext(&c->u);
     c->u.uc_stack.ss_sp = stack;
-    c->u.uc_stack.ss_size = STACK_BYTES;
+    c->u.uc_stack.ss_size = bytes;
     c->u.uc_link = nullptr;
     makecontext(&c->u, fiber_main, 0);
 }
@@ -116,6 +123,7 @@ block now;
 context scheduler;
 fiber *running;
 std::vector<fiber *> idle_fibers;
+size_t n_fibers;
 std::vector<unsigned char> dynamic_shared;
 
 [[noreturn]] void die(const char *what, int line, int other)
@@ -180,7 +188,8 @@ fiber *fiber_take(void)
         abort();
     }
     mprotect(f->stack, 4096, PROT_NONE);
-    context_make(&f->c, f->stack);
+    /* Tops at one place of their pages would all want the same lines of the caches. */
+    context_make(&f->c, f->stack, STACK_BYTES - n_fibers++ % COLOURS * COLOUR_BYTES);
     return f;
 }
 
