@@ -510,8 +510,11 @@ static int plan(struct run *run)
     struct model_config shape;
     const struct model_config *config = &shape;
     const int n_threads = s->load.threads > 0 ? (int)s->load.threads : threads_default(run->comm);
+    struct device wish;
     int status = -1;
 
+    if (device_wish(s->load.device, &wish, NULL) != 0)
+        return -1;
     if (s->shape) {
         if (shapes_find(s->shape, &shape) != 0)
             return error_prefix("--model-shape");
@@ -531,6 +534,8 @@ static int plan(struct run *run)
                                    n_threads, (size_t)s->plan_tokens, stdout)
                 : 0;
     }
+    if (status == 0 && run->comm->rank == 0 && wish.kind == DEVICE_CUDA)
+        puts("The times are the processor's: what a device takes is not predicted.");
     checkpoint_free(ck);
     return status;
 }
