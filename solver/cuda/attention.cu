@@ -19,7 +19,7 @@
  *
  * A block works on up to QUERIES rows of one key/value head, rows of a group first, so that they
  * share a page's reads. Threads are keys for the scores and dimensions for the values: both read
- * pages in the order in which these lie (kv_cache.h). */
+ * pages in the order in which these lie (kv_cache.h). How many threads there are changes no sum. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,11 +27,11 @@
 #include "solver/cuda/engine_internal.h"
 
 enum {
-    SPLIT = GPU_BLOCK, /* keys; one a thread */
+    SPLIT = 256, /* keys */
     SPLIT_PAGES = SPLIT / KV_PAGE,
-    QUERIES = GPU_BLOCK / GPU_WARP, /* query rows of a block: a warp's softmax each */
+    QUERIES = 8, /* query rows of a block */
     MAX_DIM = ENGINE_MAX_HEAD_DIM,
-    OWN_VALUES = QUERIES * MAX_DIM / GPU_BLOCK, /* of the output, a thread's */
+    OWN_VALUES = QUERIES, /* of the output, a thread's: there are as many threads as dimensions */
     STORE_WARPS = MAX_DIM / 2 / GPU_WARP,
     PARTIAL_BYTES = 256 << 20,
     BLOCKS_PER_PROCESSOR = 4, /* below which splits get blocks of their own */
@@ -173,14 +173,18 @@ __global__ void attention_copy_pages(struct attention_shape s, const struct page
 
 /* ---- one split ------------------------------------------------------------------------------- */
 
-/* What a block shares. A split's result is in m, l, and the sum over pages of o. */
+/* What a block shares. */
 struct split_memory {
     union {
         float q[MAX_DIM * QUERIES]; /* [dim, QUERIES] */
         float o[SPLIT_PAGES * QUERIES * MAX_DIM];
     };
     float p[QUERIES * SPLIT];
+    /* A split's result, with the sum over pages of o; all splits' so far; and what merging
+     * multiplies o by. */
     float m[QUERIES], l[QUERIES];
+    float all_m[QUERIES], all_l[QUERIES];
+    float before[QUERIES], further[QUERIES];
 };
 
 /* The positions that query row i of an item sees: first .. last. */
@@ -194,60 +198,100 @@ static __device__ __forceinline__ int first_seen(int last, int window)
     return window > 0 && last >= window ? last + 1 - window : 0;
 }
 
-/* scores p [n, SPLIT]: thread j's key, -inf where it is masked */
+/* Keys of a split that some row may see, in whole warps. */
+static __device__ __forceinline__ int split_keys(const struct attention_shape &s,
+                                                 const struct attention_item &item, int split)
+{
+    const int latest = last_seen(item, s.n_heads / s.n_kv_heads, item.n - 1);
+    const int n = (latest - split * SPLIT + GPU_WARP) / GPU_WARP * GPU_WARP;
+    return n < SPLIT ? n : (int)SPLIT;
+}
+
+/* scores p [n, SPLIT], -inf where they are masked: a thread is a key */
 template <typename KV>
 static __device__ __forceinline__ void split_scores(struct split_memory &w,
                                                     const struct attention_shape &s,
                                                     const struct attention_item &item,
-                                                    const char *const *pages, int head, int split)
+                                                    const char *const *pages, int head, int split,
+                                                    int n_keys)
 {
-    const int group = s.n_heads / s.n_kv_heads, key = split * SPLIT + (int)threadIdx.x;
+    const int group = s.n_heads / s.n_kv_heads;
     const int earliest = first_seen(last_seen(item, group, 0), s.window);
     const int latest = last_seen(item, group, item.n - 1);
-    float sums[QUERIES];
 
-    for (int i = 0; i < QUERIES; i++)
-        sums[i] = 0;
-    if (key >= earliest && key <= latest) {
-        const KV *keys = (const KV *)(const void *)(pages[item.first_page + key / KV_PAGE] +
-                                                    (size_t)head * s.head_bytes);
-        const size_t offset = (size_t)key % KV_PAGE;
-        for (int k = 0; k < s.dim; k++) {
-            const float x = to_float(keys[key_at<KV>(offset, (size_t)k)]);
+    for (int j = (int)threadIdx.x; j < n_keys; j += (int)blockDim.x) {
+        const int key = split * SPLIT + j;
+        float sums[QUERIES];
+
+        for (int i = 0; i < QUERIES; i++)
+            sums[i] = 0;
+        if (key >= earliest && key <= latest) {
+            const KV *keys = (const KV *)(const void *)(pages[item.first_page + key / KV_PAGE] +
+                                                        (size_t)head * s.head_bytes);
+            const size_t offset = (size_t)key % KV_PAGE;
+            for (int k = 0; k < s.dim; k++) {
+                const float x = to_float(keys[key_at<KV>(offset, (size_t)k)]);
 #pragma unroll
-            for (int i = 0; i < QUERIES; i++)
-                if (i < item.n)
-                    sums[i] = __fmaf_rn(w.q[k * QUERIES + i], x, sums[i]);
+                for (int i = 0; i < QUERIES; i++)
+                    if (i < item.n)
+                        sums[i] = __fmaf_rn(w.q[k * QUERIES + i], x, sums[i]);
+            }
         }
+#pragma unroll
+        for (int i = 0; i < QUERIES; i++)
+            if (i < item.n) {
+                const int last = last_seen(item, group, i);
+                const bool seen = key <= last && key >= first_seen(last, s.window);
+                w.p[i * SPLIT + j] = seen ? sums[i] * s.scale : -INFINITY;
+            }
     }
-#pragma unroll
-    for (int i = 0; i < QUERIES; i++)
-        if (i < item.n) {
-            const int last = last_seen(item, group, i);
-            const bool seen = key <= last && key >= first_seen(last, s.window);
-            w.p[i * SPLIT + (int)threadIdx.x] = seen ? sums[i] * s.scale : -INFINITY;
-        }
 }
 
-/* Warp i makes row i's scores weights. */
-static __device__ __forceinline__ void split_softmax(struct split_memory &w, int n)
-{
-    const int i = (int)threadIdx.x / GPU_WARP, lane = (int)threadIdx.x % GPU_WARP;
-    float *p = w.p + i * SPLIT, m = -INFINITY, l = 0;
+/* What merging a further split changes: M becomes m, and sums are before and further times theirs.
+ */
+struct merge_factors {
+    float m, before, further;
+};
 
-    if (i >= n)
-        return;
-    for (int j = lane; j < SPLIT; j += GPU_WARP)
-        m = p[j] > m ? p[j] : m;
-    m = warp_max(m);
-    for (int j = lane; j < SPLIT; j += GPU_WARP) {
-        p[j] = p[j] > -INFINITY ? gpu_exp(p[j] - m) : 0.0f;
-        l += p[j];
-    }
-    l = warp_sum(l);
-    if (lane == 0) {
-        w.m[i] = m;
-        w.l[i] = l;
+static __device__ __forceinline__ struct merge_factors merge_with(float M, float m)
+{
+    struct merge_factors f;
+    f.m = m > M ? m : M;
+    f.before = f.m > -INFINITY ? gpu_exp(M - f.m) : 1.0f;
+    f.further = f.m > -INFINITY ? gpu_exp(m - f.m) : 0.0f;
+    return f;
+}
+
+static __device__ __forceinline__ float merged(float before_factor, float further_factor,
+                                               float before, float further)
+{
+    return before * before_factor + further * further_factor;
+}
+
+/* Warps make rows' scores weights, and merge m and l. */
+static __device__ __forceinline__ void split_softmax(struct split_memory &w, int n, int n_keys)
+{
+    const int lane = (int)threadIdx.x % GPU_WARP, n_warps = (int)blockDim.x / GPU_WARP;
+
+    for (int i = (int)threadIdx.x / GPU_WARP; i < n; i += n_warps) {
+        float *p = w.p + i * SPLIT, m = -INFINITY, l = 0;
+        for (int j = lane; j < n_keys; j += GPU_WARP)
+            m = p[j] > m ? p[j] : m;
+        m = warp_max(m);
+        for (int j = lane; j < n_keys; j += GPU_WARP) {
+            p[j] = p[j] > -INFINITY ? gpu_exp(p[j] - m) : 0.0f;
+            l += p[j];
+        }
+        l = warp_sum(l);
+        if (lane == 0) {
+            const struct merge_factors f = merge_with(w.all_m[i], m);
+            w.m[i] = m;
+            w.l[i] = l;
+            w.all_m[i] = f.m;
+            w.all_l[i] = merged(f.before, f.further, w.all_l[i], l);
+            w.before[i] = f.before;
+            w.further[i] = f.further;
+        }
     }
 }
 
@@ -261,14 +305,14 @@ static __device__ __forceinline__ void split_values(struct split_memory &w,
     const int group = s.n_heads / s.n_kv_heads;
     const int earliest = first_seen(last_seen(item, group, 0), s.window);
     const int latest = last_seen(item, group, item.n - 1);
-    const int lanes = s.dim <= GPU_BLOCK / 4   ? GPU_BLOCK / 4
-                      : s.dim <= GPU_BLOCK / 2 ? GPU_BLOCK / 2
-                                               : GPU_BLOCK;
-    const int c = (int)threadIdx.x % lanes;
+    const int lanes = s.dim <= MAX_DIM / 4   ? MAX_DIM / 4
+                      : s.dim <= MAX_DIM / 2 ? MAX_DIM / 2
+                                             : MAX_DIM;
+    const int c = (int)threadIdx.x % lanes, n_lanes = (int)blockDim.x / lanes;
 
     if (c >= s.dim)
         return;
-    for (int page = (int)threadIdx.x / lanes; page < SPLIT_PAGES; page += GPU_BLOCK / lanes) {
+    for (int page = (int)threadIdx.x / lanes; page < SPLIT_PAGES; page += n_lanes) {
         const int start = split * SPLIT + page * KV_PAGE;
         const int from = earliest > start ? earliest : start;
         const int to = latest + 1 < start + KV_PAGE ? latest + 1 : start + KV_PAGE;
@@ -297,7 +341,8 @@ static __device__ __forceinline__ void split_values(struct split_memory &w,
     }
 }
 
-/* Leaves a split's result in w, for all threads to read. */
+/* Leaves a split's result in w, for all threads to read. The caller's barrier comes before the
+ * next. */
 template <typename KV>
 static __device__ __forceinline__ void split_run(struct split_memory &w,
                                                  const struct attention_shape &s,
@@ -305,8 +350,8 @@ static __device__ __forceinline__ void split_run(struct split_memory &w,
                                                  const char *const *pages, const float *q, int head,
                                                  int split)
 {
-    const int group = s.n_heads / s.n_kv_heads;
-    for (int at = (int)threadIdx.x; at < QUERIES * s.dim; at += GPU_BLOCK) {
+    const int group = s.n_heads / s.n_kv_heads, n_keys = split_keys(s, item, split);
+    for (int at = (int)threadIdx.x; at < QUERIES * s.dim; at += (int)blockDim.x) {
         const int i = at / s.dim, k = at % s.dim;
         const size_t row = (size_t)(item.first_row + (item.first + i) / group);
         const size_t query = (size_t)(head * group + (item.first + i) % group);
@@ -314,12 +359,20 @@ static __device__ __forceinline__ void split_run(struct split_memory &w,
             i < item.n ? q[(row * (size_t)s.n_heads + query) * (size_t)s.dim + (size_t)k] : 0.0f;
     }
     __syncthreads();
-    split_scores<KV>(w, s, item, pages, head, split);
+    split_scores<KV>(w, s, item, pages, head, split, n_keys);
     __syncthreads();
-    split_softmax(w, item.n);
+    split_softmax(w, item.n, n_keys);
     __syncthreads();
     split_values<KV>(w, s, item, pages, head, split);
     __syncthreads();
+}
+
+static __device__ __forceinline__ void splits_begin(struct split_memory &w)
+{
+    if (threadIdx.x < QUERIES) {
+        w.all_m[threadIdx.x] = -INFINITY;
+        w.all_l[threadIdx.x] = 0;
+    }
 }
 
 /* Value at = i * dim + c of a split's output. */
@@ -333,25 +386,6 @@ static __device__ __forceinline__ float split_value(const struct split_memory &w
 }
 
 /* ---- merging splits -------------------------------------------------------------------------- */
-
-/* What stands before a further split's (m, l, o) changes by, and it: M' = M c + ... */
-struct merge_factors {
-    float m, before, further;
-};
-
-static __device__ __forceinline__ struct merge_factors merge_with(float M, float m)
-{
-    struct merge_factors f;
-    f.m = m > M ? m : M;
-    f.before = f.m > -INFINITY ? gpu_exp(M - f.m) : 1.0f;
-    f.further = f.m > -INFINITY ? gpu_exp(m - f.m) : 0.0f;
-    return f;
-}
-
-static __device__ __forceinline__ float merged(struct merge_factors f, float before, float further)
-{
-    return before * f.before + further * f.further;
-}
 
 template <typename T>
 static __device__ __forceinline__ void store_output(const struct attention_shape &s,
@@ -374,31 +408,26 @@ __global__ void attention_through_splits(struct attention_shape s,
     __shared__ struct split_memory w;
     const struct attention_item item = items[blockIdx.x];
     const int head = (int)blockIdx.y, n_values = item.n * s.dim;
-    float o[OWN_VALUES], l[OWN_VALUES], m[OWN_VALUES];
+    float o[OWN_VALUES];
 
-    for (int v = 0; v < OWN_VALUES; v++) {
-        o[v] = l[v] = 0;
-        m[v] = -INFINITY;
-    }
+    for (int v = 0; v < OWN_VALUES; v++)
+        o[v] = 0;
+    splits_begin(w);
     for (int split = item.first_split; split < item.first_split + item.n_splits; split++) {
         split_run<KV>(w, s, item, pages, q, head, split);
 #pragma unroll
         for (int v = 0; v < OWN_VALUES; v++) {
-            const int at = v * GPU_BLOCK + (int)threadIdx.x;
-            if (at < n_values) {
-                const struct merge_factors f = merge_with(m[v], w.m[at / s.dim]);
-                m[v] = f.m;
-                l[v] = merged(f, l[v], w.l[at / s.dim]);
-                o[v] = merged(f, o[v], split_value(w, s.dim, at));
-            }
+            const int at = v * (int)blockDim.x + (int)threadIdx.x, i = at / s.dim;
+            if (at < n_values)
+                o[v] = merged(w.before[i], w.further[i], o[v], split_value(w, s.dim, at));
         }
         __syncthreads();
     }
 #pragma unroll
     for (int v = 0; v < OWN_VALUES; v++) {
-        const int at = v * GPU_BLOCK + (int)threadIdx.x;
+        const int at = v * (int)blockDim.x + (int)threadIdx.x;
         if (at < n_values)
-            store_output(s, item, out, head, at, o[v], l[v]);
+            store_output(s, item, out, head, at, o[v], w.all_l[at / s.dim]);
     }
 }
 
@@ -426,10 +455,11 @@ __global__ void attention_one_split(struct attention_shape s, const struct atten
 
     if (split >= item.n_splits)
         return;
+    splits_begin(w);
     split_run<KV>(w, s, item, pages, q, head, item.first_split + split);
     float *to = partials + partial_at(s, blockIdx.x, head, split, (int)gridDim.z);
     float *ms = to + QUERIES * s.dim, *ls = ms + QUERIES;
-    for (int at = (int)threadIdx.x; at < item.n * s.dim; at += GPU_BLOCK)
+    for (int at = (int)threadIdx.x; at < item.n * s.dim; at += (int)blockDim.x)
         to[at] = split_value(w, s.dim, at);
     if ((int)threadIdx.x < item.n) {
         ms[threadIdx.x] = w.m[threadIdx.x];
@@ -453,8 +483,8 @@ __global__ void attention_merge_splits(struct attention_shape s, const struct at
             const float *ms = from + QUERIES * s.dim, *ls = ms + QUERIES;
             const struct merge_factors f = merge_with(m, ms[i]);
             m = f.m;
-            l = merged(f, l, ls[i]);
-            o = merged(f, o, from[at]);
+            l = merged(f.before, f.further, l, ls[i]);
+            o = merged(f.before, f.further, o, from[at]);
         }
         store_output(s, item, out, head, at, o, l);
     }
@@ -470,7 +500,8 @@ struct attention_plan {
     const char **pages;           /* of the runs, one after the other */
     size_t n_rows, n_copies, n_items, n_pages;
     int max_splits;
-    void *bytes; /* of all of these */
+    size_t most_keys; /* of a row */
+    void *bytes;      /* of all of these */
     size_t n_bytes;
 };
 
@@ -487,6 +518,8 @@ static void plan_run(struct attention_plan *plan, const struct attention_layer *
     const size_t low = window && first + 1 > window ? first + 1 - window : 0;
     const size_t first_page = plan->n_pages;
 
+    if (first + run->n_rows > plan->most_keys)
+        plan->most_keys = first + run->n_rows;
     /* Pages before the window may be gone. */
     for (size_t b = 0; b < pages_of(run); b++)
         plan->pages[plan->n_pages++] =
@@ -585,6 +618,13 @@ static struct attention_shape shape_of(const struct attention_layer *a,
     return s;
 }
 
+/* As many as dimensions, and as keys if these are few. */
+static unsigned attention_threads(const struct attention_plan *plan, size_t dim)
+{
+    const size_t wanted = dim > plan->most_keys ? dim : plan->most_keys;
+    return wanted <= SPLIT / 4 ? SPLIT / 4 : wanted <= SPLIT / 2 ? SPLIT / 2 : SPLIT;
+}
+
 template <typename T, typename KV>
 static void launch(const struct engine *e, const struct attention_plan *plan,
                    const struct attention_shape &s, const float *qkv, T *out, float *q,
@@ -592,6 +632,7 @@ static void launch(const struct engine *e, const struct attention_plan *plan,
 {
     const cudaStream_t stream = cuda_device_of(e)->stream;
     const unsigned n_kv_heads = (unsigned)s.n_kv_heads, n_items = (unsigned)plan->n_items;
+    const unsigned threads = attention_threads(plan, (size_t)s.dim);
 
     GPU_LAUNCH(
         (attention_store<T, KV>), dim3((unsigned)plan->n_rows, (unsigned)s.n_heads + n_kv_heads),
@@ -603,12 +644,12 @@ static void launch(const struct engine *e, const struct attention_plan *plan,
                    stream, s, plan->copies, plan->n_copies);
     }
     if (!partials) {
-        GPU_LAUNCH((attention_through_splits<T, KV>), dim3(n_items, n_kv_heads), GPU_BLOCK, 0,
-                   stream, s, plan->items, plan->pages, q, out);
+        GPU_LAUNCH((attention_through_splits<T, KV>), dim3(n_items, n_kv_heads), threads, 0, stream,
+                   s, plan->items, plan->pages, q, out);
     } else {
         GPU_LAUNCH(attention_one_split<KV>, dim3(n_items, n_kv_heads, (unsigned)plan->max_splits),
-                   GPU_BLOCK, 0, stream, s, plan->items, plan->pages, q, partials);
-        GPU_LAUNCH(attention_merge_splits<T>, dim3(n_items, n_kv_heads), GPU_BLOCK, 0, stream, s,
+                   threads, 0, stream, s, plan->items, plan->pages, q, partials);
+        GPU_LAUNCH(attention_merge_splits<T>, dim3(n_items, n_kv_heads), threads, 0, stream, s,
                    plan->items, partials, plan->max_splits, out);
     }
     cuda_launched(e, "attention");

@@ -207,7 +207,7 @@ static void embedding_is_the_cpus(void **state)
 static void norm_is_close_to_the_cpus(void **state)
 {
     enum { ROWS = 7, WIDTH = 300, LDH = 304, LDX = 320 };
-    float *h = random_values(ROWS * LDH), *w = random_values(WIDTH);
+    float *h = random_values(ROWS * LDX), *w = random_values(WIDTH);
     const int32_t rows[] = {6, 0, 0, 3};
     (void)state;
     for (int el = 0; el < 2; el++)

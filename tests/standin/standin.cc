@@ -251,7 +251,8 @@ void run_block(void)
         now.states[t] = UNSTARTED;
     for (int w = 0; w * WARP < n; w++)
         now.warps[w].arrived = now.warps[w].finished = 0;
-    memset(dynamic_shared.data(), 0xff, dynamic_shared.size());
+    if (!dynamic_shared.empty())
+        memset(dynamic_shared.data(), 0xff, dynamic_shared.size());
     while (now.finished < n) {
         bool any = false;
         for (int first = 0; first < n; first += WARP)
