@@ -15,7 +15,7 @@
 enum {
     N_TOKENS = 12,
     N_TERMS = N_TOKENS - 1,
-    MODULES = 1 << PROJECTION_Q | 1 << PROJECTION_V | 1 << PROJECTION_UP | 1 << PROJECTION_DOWN,
+    MODULES = 1 << PROJECTION_Q | 1 << PROJECTION_V | 1 << PROJECTION_DOWN,
 };
 
 struct setting {
@@ -124,9 +124,9 @@ static double check_piece(struct setting *t, const struct adapter_piece *p)
             direction[i] =
                 one ? (i == largest ? copysign(1, (double)g[i]) : 0) : (double)g[i] / slope;
         /* Short steps suffer from rounding (the loss is known to some 2e-6), long ones from the
-         * fifth derivative: the best of those in between counts. */
-        for (double step = 0.32; slope * step > 2.5e-3; step /= 2)
-            if (slope * step < 0.5)
+         * fifth derivative: one in between must do. */
+        for (double step = 0.32; slope * step > 2.5e-3 && best > 5e-4; step /= 2)
+            if (slope * step < 0.1)
                 best =
                     fmin(best, fabs(difference(t, p->first, n, direction, step) - slope) / slope);
         if (isfinite(best))
