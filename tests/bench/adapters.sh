@@ -39,7 +39,7 @@ column() {
 }
 # number EXPERT NAME: an attribute.
 number() {
-    h5dump -y -m %.0f -a "/$2" "$1" | awk '/DATA/ {getline; gsub(/[ ,]/, ""); print}'
+    h5dump -y -m %.0f -a "/$2" "$1" | awk '/DATA [{]/ {getline; sub(/.*: /, ""); print $1}'
 }
 # train KIND: a round's seconds of each step but the first to KIND.seconds, rows a second to KIND.rows.
 train() {
