@@ -1,250 +1,16 @@
-/* With h = A x' kept as u = s h in elements (a row's u and, for DoRA, t = W x' + B u lie side by
- * side in `saved`):
- *
- *   forward   y += B u                          backward  q = s B^T g,  dA += q x'^T,  dB += g u^T,
- *                                                         dx' += A^T q
- *   DoRA      y = c t (+ W x - W x' with dropout), backward with c g in place of g, and
- *             dm_i += sum of g t / |W_i + s B_i A|,  dx' += W^T (c g)
+/* What LoRA and DoRA are made of: where their parameters lie, how they start, packing them for
+ * products.
  *
  * The norms come from |W_i|^2 + 2 s (W A^T)_i B_i + s^2 B_i (A A^T) B_i^T, so the product B A is
  * never formed. */
-#include "model/adapter_lora.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/adapter_lora_internal.h"
 #include "model/block.h"
-#include "model/model_internal.h"
 #include "model/rng.h"
 #include "mpi/error.h"
-
-struct low_rank {
-    bool dora;
-    double scale;
-    uint32_t drop_limit; /* of 65536 */
-    float *transposed;   /* [the largest of A and B] */
-    /* DoRA's norms: A in elements [r, ld], W A^T f32 [r, ld], and A A^T */
-    void *a;
-    float *wa;
-    double *aa; /* [r, r] */
-};
-
-struct low_rank_site {
-    size_t r, n_in, n_out;
-    struct matrix a, b, a_t, b_t; /* [r, in], [out, r]; the transposes empty without backward */
-    float *scales;                /* [r] of s */
-    /* DoRA: |W_i|^2; |W_i + s B_i A|, c, c - 1, and -1, [out] */
-    double *squares;
-    float *norms, *c, *c_less, *minus;
-};
-
-static struct low_rank_site *site_of(const struct adapter *adapter, size_t site)
-{
-    return adapter->sites[site].data;
-}
-
-static const struct low_rank *low_rank_of(const struct adapter *adapter)
-{
-    return adapter->data;
-}
-
-/* ---- running --------------------------------------------------------------------------------- */
-
-/* A row of what forward keeps: t [ldt] (DoRA), then u [ldu] elements. */
-static size_t saved_row(const struct adapter *adapter, const struct low_rank_site *s)
-{
-    const size_t u = round_up(s->r, KERNEL_K_STEP) * element_size(s->a.element);
-    return u + (low_rank_of(adapter)->dora ? round_up(s->n_out, KERNEL_K_STEP) * sizeof(float) : 0);
-}
-
-static size_t saved_bytes(const struct adapter *adapter, size_t site, size_t n_rows)
-{
-    return n_rows * saved_row(adapter, site_of(adapter, site));
-}
-
-/* What a call cuts its scratch into. */
-struct scratch {
-    size_t ldh, ldu, ldx, ldo;
-    void *x;     /* elements [n, ldx]: x' */
-    void *u;     /* elements [n, ldu] */
-    float *h;    /* [n, ldh] */
-    float *dx;   /* [n, ldx]: the gradient of x' */
-    float *g;    /* DoRA: g in f32 [n, ldo] */
-    void *cg;    /* DoRA: elements [n, ldo] */
-    float *sum;  /* DoRA: [ldo] */
-    void *saved; /* where forward keeps nothing */
-    size_t bytes;
-};
-
-static struct scratch cut_scratch(const struct adapter *adapter, const struct low_rank_site *s,
-                                  size_t n, void *memory)
-{
-    const struct low_rank *l = low_rank_of(adapter);
-    const size_t size = element_size(s->a.element);
-    struct scratch w = {.ldh = round_up(s->r, KERNEL_COLUMNS),
-                        .ldu = round_up(s->r, KERNEL_K_STEP),
-                        .ldx = round_up(s->n_in, KERNEL_K_STEP),
-                        .ldo = round_up(s->n_out, KERNEL_K_STEP)};
-
-    w.h = block_cut(memory, &w.bytes, n * w.ldh, sizeof(float));
-    w.u = block_cut(memory, &w.bytes, n * w.ldu, size);
-    w.saved = block_cut(memory, &w.bytes, n, saved_row(adapter, s));
-    if (l->drop_limit > 0) {
-        w.x = block_cut(memory, &w.bytes, n * w.ldx, size);
-        w.dx = block_cut(memory, &w.bytes, n * w.ldx, sizeof(float));
-    }
-    if (l->dora) {
-        w.g = block_cut(memory, &w.bytes, n * w.ldo, sizeof(float));
-        w.cg = block_cut(memory, &w.bytes, n * w.ldo, size);
-        w.sum = block_cut(memory, &w.bytes, w.ldo, sizeof(float));
-    }
-    return w;
-}
-
-static size_t scratch_bytes(const struct adapter *adapter, size_t site, size_t n_rows)
-{
-    return cut_scratch(adapter, site_of(adapter, site), n_rows, NULL).bytes;
-}
-
-static bool drops(const struct adapter *adapter, const struct adapter_call *call)
-{
-    return call->row_keys && low_rank_of(adapter)->drop_limit > 0;
-}
-
-static struct dropout dropout_of(const struct adapter *adapter, size_t site,
-                                 const struct adapter_call *call)
-{
-    return (struct dropout){call->row_keys, adapter_site_stream(&adapter->sites[site]),
-                            low_rank_of(adapter)->drop_limit};
-}
-
-/* x' and its row stride, in the call's scratch where it is not x. */
-static const void *dropped_input(const struct adapter *adapter, size_t site,
-                                 const struct adapter_call *call, const struct scratch *w,
-                                 size_t *ldx)
-{
-    const struct engine *e = model_engine(call->model);
-
-    *ldx = call->ldx;
-    if (!drops(adapter, call))
-        return call->x;
-    const struct dropout dropout = dropout_of(adapter, site, call);
-    *ldx = w->ldx;
-    engine_train(e)->drop(e, w->x, w->ldx, call->x, call->ldx, call->n_rows,
-                          site_of(adapter, site)->n_in, &dropout);
-    return w->x;
-}
-
-static void forward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
-                    float *y, size_t ldy, bool accumulate)
-{
-    const struct engine *e = model_engine(call->model);
-    const struct low_rank_site *s = site_of(adapter, site);
-    const struct adapter_site *place = &adapter->sites[site];
-    const bool dora = low_rank_of(adapter)->dora;
-    const struct span *base =
-        dora ? model_base(call->model, place->module.layer, place->projection) : NULL;
-    const float *bias =
-        dora ? model_bias(call->model, place->module.layer, place->projection) : NULL;
-    const size_t n = call->n_rows;
-
-    if (dora && (!call->parameters || drops(adapter, call))) {
-        e->ops->product(e, y, ldy, call->x, call->ldx, n, &base->m, bias, accumulate);
-        accumulate = true;
-        bias = NULL;
-    }
-    if (!call->parameters)
-        return;
-    const struct scratch w = cut_scratch(adapter, s, n, call->scratch);
-    const size_t row = saved_row(adapter, s), size = element_size(s->a.element);
-    char *saved = call->saved ? call->saved : w.saved;
-    const size_t ldt = row / sizeof(float), ldu = row / size;
-    float *t = (float *)(void *)saved;
-    void *u = dora ? saved + w.ldo * sizeof(float) : saved;
-    size_t ldx;
-    const void *x = dropped_input(adapter, site, call, &w, &ldx);
-
-    e->ops->product(e, w.h, w.ldh, x, ldx, n, &s->a, NULL, false);
-    if (!dora) {
-        engine_train(e)->scale_columns(e, u, ldu, w.h, w.ldh, s->scales, n, s->r);
-        e->ops->product(e, y, ldy, u, ldu, n, &s->b, NULL, accumulate);
-        return;
-    }
-    engine_train(e)->scale_columns(e, w.u, w.ldu, w.h, w.ldh, s->scales, n, s->r);
-    for (size_t r = 0; r < n; r++)
-        memcpy((char *)u + r * ldu * size, (const char *)w.u + r * w.ldu * size, w.ldu * size);
-    e->ops->product(e, t, ldt, x, ldx, n, &base->m, NULL, false);
-    if (drops(adapter, call)) /* - W x', which is in t */
-        engine_train(e)->scale_add(e, y, ldy, t, ldt, s->minus, NULL, n, s->n_out, true);
-    e->ops->product(e, t, ldt, u, ldu, n, &s->b, NULL, true);
-    engine_train(e)->scale_add(e, y, ldy, t, ldt, s->c, bias, n, s->n_out, accumulate);
-}
-
-/* dx' from q in w->u and, for DoRA, c g: straight into dx, or through the dropout's mask. */
-static void input_backward(const struct adapter *adapter, size_t site,
-                           const struct adapter_call *call, const struct scratch *w, float *dx,
-                           size_t lddx, const void *g, size_t ldg)
-{
-    const struct engine *e = model_engine(call->model);
-    const struct low_rank_site *s = site_of(adapter, site);
-    const struct adapter_site *place = &adapter->sites[site];
-    const bool masked = drops(adapter, call), dora = low_rank_of(adapter)->dora;
-    const struct span *base =
-        dora ? model_base(call->model, place->module.layer, place->projection) : NULL;
-    float *to = masked ? w->dx : dx;
-    const size_t ld = masked ? w->ldx : lddx, n = call->n_rows;
-
-    if (dora && !masked)
-        e->ops->product(e, dx, lddx, w->cg, w->ldo, n, &base->t, NULL, true);
-    e->ops->product(e, to, ld, w->u, w->ldu, n, &s->a_t, NULL, !masked);
-    if (!masked)
-        return;
-    if (dora) {
-        e->ops->product(e, dx, lddx, g, ldg, n, &base->t, NULL, true);
-        engine_train(e)->scale_columns(e, w->cg, w->ldo, w->g, w->ldo, s->c_less, n, s->n_out);
-        e->ops->product(e, to, ld, w->cg, w->ldo, n, &base->t, NULL, true);
-    }
-    const struct dropout dropout = dropout_of(adapter, site, call);
-    engine_train(e)->add_dropped(e, dx, lddx, to, ld, n, s->n_in, &dropout);
-}
-
-static int backward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
-                    float *dx, size_t lddx, const void *g, size_t ldg, float *gradient)
-{
-    const struct engine *e = model_engine(call->model);
-    const struct engine_train_ops *ops = engine_train(e);
-    const struct low_rank_site *s = site_of(adapter, site);
-    const struct scratch w = cut_scratch(adapter, s, call->n_rows, call->scratch);
-    const bool dora = low_rank_of(adapter)->dora;
-    const size_t n = call->n_rows, row = saved_row(adapter, s), size = element_size(s->a.element);
-    const char *saved = call->saved;
-    const void *u = dora ? saved + w.ldo * sizeof(float) : saved;
-    float *da = gradient + adapter->sites[site].first_parameter, *db = da + s->r * s->n_in;
-    float *dm = db + s->n_out * s->r;
-    const void *outer = dora ? w.cg : g; /* c g, or g */
-    const size_t ldo = dora ? w.ldo : ldg;
-    size_t ldx;
-
-    if (dora) {
-        ops->to_floats(e, w.g, w.ldo, g, ldg, n, s->n_out);
-        memset(w.sum, 0, s->n_out * sizeof *w.sum);
-        ops->multiply_sum(e, w.sum, (const float *)(const void *)saved, row / sizeof(float), w.g,
-                          w.ldo, n, s->n_out);
-        for (size_t i = 0; i < s->n_out; i++)
-            dm[i] += w.sum[i] / s->norms[i];
-        ops->scale_columns(e, w.cg, w.ldo, w.g, w.ldo, s->c, n, s->n_out);
-    }
-    e->ops->product(e, w.h, w.ldh, outer, ldo, n, &s->b_t, NULL, false);
-    ops->scale_columns(e, w.u, w.ldu, w.h, w.ldh, s->scales, n, s->r);
-    const void *x = dropped_input(adapter, site, call, &w, &ldx);
-    if (ops->outer_sum(e, db, s->r, outer, ldo, s->n_out, u, row / size, s->r, n) != 0 ||
-        ops->outer_sum(e, da, s->n_in, w.u, w.ldu, s->r, x, ldx, s->n_in, n) != 0)
-        return -1;
-    if (dx)
-        input_backward(adapter, site, call, &w, dx, lddx, g, ldg);
-    return 0;
-}
 
 /* ---- parameters ------------------------------------------------------------------------------ */
 
@@ -254,7 +20,7 @@ static void prepare_norms(const struct adapter *adapter, size_t site, const stru
 {
     const struct engine *e = model_engine(model);
     const struct low_rank *l = adapter->data;
-    const struct low_rank_site *s = site_of(adapter, site);
+    const struct low_rank_site *s = low_rank_site(adapter, site);
     const struct adapter_site *place = &adapter->sites[site];
     const struct span *base = model_base(model, place->module.layer, place->projection);
     const size_t ldx = round_up(s->n_in, KERNEL_K_STEP), ldw = round_up(s->n_out, KERNEL_COLUMNS);
@@ -287,19 +53,37 @@ static void prepare_norms(const struct adapter *adapter, size_t site, const stru
     }
 }
 
+/* The group's A of the parameters below each other, packed both ways. */
+static void prepare_group(const struct adapter *adapter, struct low_rank_group *group,
+                          const float *parameters)
+{
+    const struct low_rank *l = low_rank_of(adapter);
+
+    for (size_t i = 0; i < adapter->n_sites; i++) {
+        const struct low_rank_site *s = low_rank_site(adapter, i);
+        if (s->group == group)
+            memcpy(l->rows + s->column * s->n_in, parameters + adapter->sites[i].first_parameter,
+                   s->r * s->n_in * sizeof *l->rows);
+    }
+    matrix_pack_rows(&group->a, 0, group->width, l->rows);
+    if (adapter->with_backward) {
+        block_transpose(l->transposed, l->rows, group->width, group->a.k);
+        matrix_pack_rows(&group->a_t, 0, group->a.k, l->transposed);
+    }
+}
+
 static void prepare(const struct adapter *adapter, const struct model *model,
                     const float *parameters)
 {
-    const struct low_rank *l = adapter->data;
+    const struct low_rank *l = low_rank_of(adapter);
 
     for (size_t i = 0; i < adapter->n_sites; i++) {
-        struct low_rank_site *s = site_of(adapter, i);
+        struct low_rank_site *s = low_rank_site(adapter, i);
         const float *a = parameters + adapter->sites[i].first_parameter, *b = a + s->r * s->n_in;
-        matrix_pack_rows(&s->a, 0, s->r, a);
+        if (s->column == 0)
+            prepare_group(adapter, s->group, parameters);
         matrix_pack_rows(&s->b, 0, s->n_out, b);
         if (adapter->with_backward) {
-            block_transpose(l->transposed, a, s->r, s->n_in);
-            matrix_pack_rows(&s->a_t, 0, s->n_in, l->transposed);
             block_transpose(l->transposed, b, s->n_out, s->r);
             matrix_pack_rows(&s->b_t, 0, s->r, l->transposed);
         }
@@ -310,7 +94,7 @@ static void prepare(const struct adapter *adapter, const struct model *model,
 
 static bool piece(const struct adapter *adapter, size_t site, size_t i, struct adapter_piece *p)
 {
-    const struct low_rank_site *s = site_of(adapter, site);
+    const struct low_rank_site *s = low_rank_site(adapter, site);
     const size_t first = adapter->sites[site].first_parameter, b = first + s->r * s->n_in;
 
     if (i == 0)
@@ -330,11 +114,14 @@ static void low_rank_free(struct adapter *adapter)
         struct low_rank_site *s = adapter->sites[i].data;
         if (!s)
             continue;
-        matrix_free(&s->a);
+        if (s->group && s->column == 0) {
+            matrix_free(&s->group->a);
+            matrix_free(&s->group->a_t);
+            free(s->group->scales);
+            free(s->group);
+        }
         matrix_free(&s->b);
-        matrix_free(&s->a_t);
         matrix_free(&s->b_t);
-        free(s->scales);
         free(s->squares);
         free(s->norms);
         free(s->c);
@@ -343,6 +130,7 @@ static void low_rank_free(struct adapter *adapter)
         free(s);
     }
     if (l) {
+        free(l->rows);
         free(l->transposed);
         free(l->a);
         free(l->wa);
@@ -354,9 +142,9 @@ static void low_rank_free(struct adapter *adapter)
 /* ---- building -------------------------------------------------------------------------------- */
 
 #define LOW_RANK_OPS                                                                               \
-    .needs_input = true, .prepare = prepare, .saved_bytes = saved_bytes,                           \
-    .scratch_bytes = scratch_bytes, .forward = forward, .backward = backward, .piece = piece,      \
-    .free = low_rank_free
+    .needs_input = true, .prepare = prepare, .saved_bytes = low_rank_saved_bytes,                  \
+    .scratch_bytes = low_rank_scratch_bytes, .forward = low_rank_forward,                          \
+    .backward = low_rank_backward, .piece = piece, .free = low_rank_free
 
 static const struct adapter_ops lora_ops = {.kind = "lora", LOW_RANK_OPS};
 static const struct adapter_ops dora_ops = {.kind = "dora", .runs_base = true, LOW_RANK_OPS};
@@ -387,28 +175,63 @@ static int make_squares(const struct model *model, const struct adapter_site *pl
     return 0;
 }
 
+static int build_group(const struct adapter *adapter, struct low_rank_group *group, size_t n_in,
+                       enum element element)
+{
+    group->scales = malloc(group->width * sizeof *group->scales);
+    if (!group->scales)
+        return error_set("no memory for an adapter");
+    for (size_t k = 0; k < group->width; k++)
+        group->scales[k] = (float)low_rank_of(adapter)->scale;
+    if (matrix_create(&group->a, element, group->width, n_in) != 0 ||
+        (adapter->with_backward && matrix_create(&group->a_t, element, n_in, group->width) != 0))
+        return -1;
+    return 0;
+}
+
+/* The places of a site's columns in its group, which the first of the projections in the model's
+ * order makes; it exists already, in whatever order a file lists them. */
+static int join_group(const struct adapter *adapter, size_t site, enum element element)
+{
+    enum projection members[GROUP_MEMBERS];
+    const struct adapter_site *place = &adapter->sites[site];
+    const size_t n = group_members(projection_group(place->projection), members);
+    struct low_rank_site *s = low_rank_site(adapter, site), *first = NULL;
+    size_t n_before = 0, n_sites = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const int32_t at = adapter_site_at(adapter, place->module.layer, members[i]);
+        if (at < 0)
+            continue;
+        if (!first)
+            first = low_rank_site(adapter, (size_t)at);
+        n_before += members[i] < place->projection;
+        n_sites++;
+    }
+    s->column = n_before * s->r;
+    s->last = n_before + 1 == n_sites;
+    if (!first->group) {
+        if (!(first->group = calloc(1, sizeof *first->group)))
+            return error_set("no memory for an adapter");
+        first->group->width = n_sites * s->r;
+        if (build_group(adapter, first->group, s->n_in, element) != 0)
+            return -1;
+    }
+    s->group = first->group;
+    return 0;
+}
+
 static int build_site(const struct adapter_source *source, struct adapter *adapter, size_t i)
 {
     const struct low_rank *l = adapter->data;
     const struct adapter_site *place = &adapter->sites[i];
     const struct module *m = &place->module;
     const enum element element = model_get_options(source->model)->element;
-    struct low_rank_site *s = adapter->sites[i].data = calloc(1, sizeof *s);
+    struct low_rank_site *s = low_rank_site(adapter, i);
 
-    if (!s)
-        return error_set("no memory for an adapter");
-    s->r = source->settings.rank;
-    s->n_in = m->n_columns;
-    s->n_out = m->n_rows;
-    s->scales = malloc(s->r * sizeof *s->scales);
-    if (!s->scales)
-        return error_set("no memory for an adapter");
-    for (size_t k = 0; k < s->r; k++)
-        s->scales[k] = (float)l->scale;
-    if (matrix_create(&s->a, element, s->r, s->n_in) != 0 ||
+    if (join_group(adapter, i, element) != 0 ||
         matrix_create(&s->b, element, s->n_out, s->r) != 0 ||
-        (adapter->with_backward && (matrix_create(&s->a_t, element, s->n_in, s->r) != 0 ||
-                                    matrix_create(&s->b_t, element, s->r, s->n_out) != 0)))
+        (adapter->with_backward && matrix_create(&s->b_t, element, s->r, s->n_out) != 0))
         return -1;
     if (!l->dora)
         return 0;
@@ -420,7 +243,7 @@ static int build_site(const struct adapter_source *source, struct adapter *adapt
 /* A, B, m at the start. */
 static void start(const struct adapter *adapter, size_t site, uint64_t seed)
 {
-    const struct low_rank_site *s = site_of(adapter, site);
+    const struct low_rank_site *s = low_rank_site(adapter, site);
     const uint64_t stream = adapter_site_stream(&adapter->sites[site]);
     float *p = adapter->parameters + adapter->sites[site].first_parameter;
     const double bound = 1 / sqrt((double)s->n_in);
@@ -467,6 +290,14 @@ static struct adapter *create(const struct adapter_source *source, bool dora)
     l->drop_limit = (uint32_t)lround(settings->dropout * 65536);
     for (size_t i = 0; i < source->n_modules; i++) {
         const struct module *m = &source->modules[i];
+        struct low_rank_site *s = adapter->sites[i].data = calloc(1, sizeof *s);
+        if (!s) {
+            error_set("no memory for an adapter");
+            goto done;
+        }
+        s->r = settings->rank;
+        s->n_in = m->n_columns;
+        s->n_out = m->n_rows;
         adapter->sites[i].first_parameter = adapter->n_parameters;
         adapter->sites[i].n_parameters =
             dora ? count_dora(m, settings, true) : count(m, settings, true);
@@ -474,12 +305,14 @@ static struct adapter *create(const struct adapter_source *source, bool dora)
         widest_in = m->n_columns > widest_in ? m->n_columns : widest_in;
         widest_out = m->n_rows > widest_out ? m->n_rows : widest_out;
     }
-    const size_t widest = widest_in > widest_out ? widest_in : widest_out;
-    l->transposed = malloc(settings->rank * widest * sizeof *l->transposed);
+    const size_t group_in = GROUP_MEMBERS * widest_in;
+    const size_t most = settings->rank * (group_in > widest_out ? group_in : widest_out);
+    l->rows = malloc(most * sizeof *l->rows);
+    l->transposed = malloc(most * sizeof *l->transposed);
     l->a = calloc(settings->rank * round_up(widest_in, KERNEL_K_STEP), sizeof(float));
     l->wa = calloc(settings->rank * round_up(widest_out, KERNEL_COLUMNS), sizeof *l->wa);
     l->aa = malloc(settings->rank * settings->rank * sizeof *l->aa);
-    if (!l->transposed || !l->a || !l->wa || !l->aa) {
+    if (!l->rows || !l->transposed || !l->a || !l->wa || !l->aa) {
         error_set("no memory for an adapter");
         goto done;
     }
