@@ -36,8 +36,9 @@ struct settings {
 struct run {
     const struct comm *comm;
     const struct settings *settings;
-    int chat;      /* as evaluate_options.chat */
-    bool in_table; /* one of several adapters: the scores come in one table */
+    int chat;        /* as evaluate_options.chat */
+    bool in_table;   /* one of several adapters: the scores come in one table */
+    bool speed_only; /* the first task alone, for the table's other speed */
     struct task tasks[MAX_TASKS];
     struct task_result results[MAX_TASKS];
     size_t n_tasks, n_results;
@@ -262,6 +263,8 @@ static int prepare(struct run *run, const char *model)
         task_list_load_with(run->settings->tasks, "--tasks", model, run->settings->adapt.domains,
                             run->tasks, MAX_TASKS, &run->n_tasks))
         return -1;
+    while (run->speed_only && run->n_tasks > 1)
+        task_free(&run->tasks[--run->n_tasks]);
     if (run->settings->prompt_file)
         for (size_t i = 0; i < run->n_tasks; i++)
             if (task_set_prompt_file(&run->tasks[i], run->settings->prompt_file))
@@ -357,9 +360,10 @@ struct invocation {
     bool chat_given;
 };
 
-/* One adapter, or none; its figures go into the table where there are several. */
+/* One adapter, or none; its figures go into the table where there are several. speed_only: it is
+ * there, and its speed in the other form is wanted. *both: that form exists. */
 static int evaluate_one(const struct invocation *v, const struct settings *s,
-                        struct eval_table *table, size_t i)
+                        struct eval_table *table, size_t i, bool speed_only, bool *both)
 {
     struct run *run = calloc(1, sizeof *run);
     int rc = -1;
@@ -368,6 +372,7 @@ static int evaluate_one(const struct invocation *v, const struct settings *s,
         run->comm = v->comm;
         run->settings = s;
         run->in_table = table->n_names > 1;
+        run->speed_only = speed_only;
         run->chat = s->load.raw || !s->load.chat ? 0 : v->chat_given ? 1 : -1;
         run->command_line = output_command_line(v->argc, v->argv);
         run->options = strdup(v->options);
@@ -376,9 +381,14 @@ static int evaluate_one(const struct invocation *v, const struct settings *s,
                     run && run->command_line && run->options ? 0 : error_set("out of memory"));
     if (rc == 0)
         rc = evaluate(run, v->path, v->chat_given);
-    if (rc == 0 && run->in_table)
-        rc = comm_agree(
-            v->comm, eval_table_add(table, i, run->loaded.n_trained, run->results, run->n_results));
+    if (rc == 0)
+        *both = run->loaded.can_merge && !run->adapt.on;
+    const bool unmerged = rc == 0 && run->loaded.adapter != NULL;
+    if (rc == 0 && run->in_table && !speed_only)
+        rc = comm_agree(v->comm, eval_table_add(table, i, run->loaded.n_trained, run->results,
+                                                run->n_results, unmerged));
+    else if (rc == 0 && run->in_table)
+        eval_table_add_speed(table, run->results, unmerged);
     if (run)
         run_free(run);
     return rc;
@@ -398,8 +408,16 @@ static int evaluate_adapters(const struct invocation *v, struct settings *s)
         s->out = own ? own : out;
         if (rc == 0 && table.n_names > 1 && v->comm->rank == 0 && !s->quiet)
             fprintf(stderr, "%s\n", table.names[i]);
+        bool both = false;
         if (rc == 0)
-            rc = evaluate_one(v, s, &table, i);
+            rc = evaluate_one(v, s, &table, i, false, &both);
+        if (rc == 0 && table.n_names > 1 && both) {
+            struct settings other = *s;
+            other.load.unmerged = !s->load.unmerged;
+            other.out = NULL;
+            other.quiet = true;
+            rc = evaluate_one(v, &other, &table, i, true, &both);
+        }
         free(own);
     }
     s->out = out;
@@ -498,7 +516,9 @@ const struct command command_eval = {
         "beside the program and in MODEL/tasks; their data sets lie in T2_DATA (see 't2 data "
         "list'). An item's record is the same for any batch, chunk, thread and rank count. Several "
         "adapters, joined by ',' ('base': none), give one table: adapter, parameters trained, MB, "
-        "a score a task, tokens/s; --out FILE.h5 becomes FILE.NAME.h5 for each.\n\n"
+        "a score a task, seconds a step and peak memory of its training, tokens/s on the first "
+        "task "
+        "merged and unmerged; --out FILE.h5 becomes FILE.NAME.h5 for each.\n\n"
         "examples\n"
         "  t2 eval MODEL --tasks arc_easy,sst2 --limit 200\n"
         "  t2 eval MODEL --tasks sst2,mawps --adapter base,svf.h5,lora.h5,peft-folder\n"

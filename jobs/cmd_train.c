@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "eval/evaluate.h"
@@ -386,7 +387,19 @@ static int test(struct run *run)
     return 0;
 }
 
-static int write_result(const struct run *run, const struct trainer *trainer)
+/* The largest resident memory that any rank has had. Collective. */
+static double peak_bytes(const struct comm *comm)
+{
+    struct rusage usage;
+    double bytes, most = 0;
+
+    getrusage(RUSAGE_SELF, &usage);
+    bytes = (double)usage.ru_maxrss * 1024;
+    MPI_Allreduce(&bytes, &most, 1, MPI_DOUBLE, MPI_MAX, comm->handle);
+    return most;
+}
+
+static int write_result(const struct run *run, const struct trainer *trainer, double peak)
 {
     const struct train_settings *s = run->settings;
     const struct model_options *o = &run->loaded.model_options;
@@ -416,6 +429,7 @@ static int write_result(const struct run *run, const struct trainer *trainer)
         .n_ranks = run->comm->size,
         .n_threads = o->n_threads,
         .seconds = MPI_Wtime() - run->start,
+        .peak_bytes = peak,
     };
     const struct train_result result = {.trainer = trainer,
                                         .state = &run->state,
@@ -466,9 +480,10 @@ static int train(struct run *run)
         return -1;
     if (run->end == TRAIN_INTERRUPTED)
         return 0;
+    const double peak = peak_bytes(run->comm);
     if (test(run) != 0)
         return -1;
-    return comm_agree(run->comm, run->comm->rank == 0 ? write_result(run, &trainer) : 0);
+    return comm_agree(run->comm, run->comm->rank == 0 ? write_result(run, &trainer, peak) : 0);
 }
 
 static int run_all(struct run *run)

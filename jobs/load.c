@@ -159,10 +159,11 @@ static int load_with_adapter(const struct load_options *options, struct loaded *
     int status =
         adapter_files_open(&files, options->adapter, options->factors, l->identity, l->checkpoint);
 
-    if (status == 0)
-        status = options->unmerged || !adapter_kind_find(files.expert.kind)->can_merge
-                     ? load_unmerged(l, &files)
-                     : load_merged(l, &files);
+    if (status == 0) {
+        l->can_merge = adapter_kind_find(files.expert.kind)->can_merge;
+        status =
+            options->unmerged || !l->can_merge ? load_unmerged(l, &files) : load_merged(l, &files);
+    }
     if (status == 0)
         l->n_trained = expert_n_parameters(&files.expert);
     adapter_files_close(&files);

@@ -61,6 +61,7 @@ struct loaded {
     struct model *model;
     struct adapter *adapter; /* --unmerged */
     size_t n_trained;        /* parameters of --adapter */
+    bool can_merge;          /* --adapter could run either way */
     char identity[65];       /* of the model, where an adapter asked for it; else "" */
     struct model_options model_options;
     char device[160]; /* device_describe(), for records */

@@ -23,7 +23,8 @@ struct train_settings train_settings_defaults(void)
         .routing = "soft",
         .curvature = 0.5,
         .most_curved = 1,
-        .curvature_penalty = 1e-3,
+        .curvature_penalty = 1e-5,
+        .curvature_rate = 20,
         .objective = "reinforce",
         .baseline = "none",
         .kl_form = "forward",
@@ -103,6 +104,8 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
          .help = "moslora: learned curvatures stay below X"},
         {"curvature-penalty", 0, OPTION_DOUBLE, &s.curvature_penalty, "X", .min = 0, .max = 1e6,
          .help = "moslora: weight of the penalty that holds curvatures near their start"},
+        {"curvature-rate", 0, OPTION_DOUBLE, &s.curvature_rate, "X", .min = 0, .max = 1e6,
+         .help = "moslora: learning rate of curvatures, in multiples of --rate"},
         {"parametrisation", 0, OPTION_CHOICE, &s.parametrisation, .choices = "direct|sigmoid",
          .help = "svf: direct: z itself, from 1 (the paper); sigmoid: the published code's"},
         {"objective", 0, OPTION_CHOICE, &s.objective, .choices = "reinforce|next-token",
@@ -303,7 +306,8 @@ static int check_adapter_options(const struct train_settings *s, struct option_s
                    {"curvature", s->curvature != 0.5},
                    {"fixed-curvature", s->fixed_curvature},
                    {"most-curved", s->most_curved != 1},
-                   {"curvature-penalty", s->curvature_penalty != 1e-3}};
+                   {"curvature-penalty", s->curvature_penalty != 1e-5},
+                   {"curvature-rate", s->curvature_rate != 20}};
 
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         if (options[i].is_set && given(table, options[i].name) &&
@@ -326,6 +330,7 @@ static void read_moslora(const struct train_settings *s, struct adapter_settings
     a->curvature = s->curvature;
     a->most_curved = s->most_curved;
     a->curvature_penalty = s->curvature_penalty;
+    a->curvature_rate = s->curvature_rate;
 }
 
 static void set_defaults(struct train_settings *s, struct option_spec *table,

@@ -20,7 +20,7 @@ struct train_settings {
     int64_t max_rows, plan_tokens, rank;
     int64_t router_hidden;
     const char *experts, *chart, *router, *routing;
-    double alpha, dropout, curvature, most_curved, curvature_penalty;
+    double alpha, dropout, curvature, most_curved, curvature_penalty, curvature_rate;
     double temperature, top_p, reward_right, reward_wrong, kl, clip_ratio;
     double rate, beta1, beta2, epsilon, weight_decay, clip_norm, clip_max;
     bool shared_a, fixed_curvature;

@@ -107,7 +107,8 @@ struct adapter_ops {
      * - figures for the training curve, values [n_statistics], from the step's parameters and the
      *   sums [n_sums] over all rows of the batch;
      * - the step of parameters first_own .. first_own + n_own, which AdamW leaves alone (its
-     *   moments m, v [n_parameters] there are the kind's to use), from the clipped gradient. */
+     *   moments m, v [n_parameters] there are the kind's to use), from the clipped gradient; and
+     *   what is left to do on others that AdamW has taken its step on. */
     double (*penalty)(const struct adapter *adapter, const float *parameters, float *gradient);
     void (*statistics)(const struct adapter *adapter, const float *parameters, const double *sums,
                        double *values);

@@ -179,6 +179,7 @@ static const struct setting {
     {"fixed-curvature", SETTING_SIZE, offsetof(struct adapter_settings, fixed_curvature)},
     {"most-curved", SETTING_REAL, offsetof(struct adapter_settings, most_curved)},
     {"curvature-penalty", SETTING_REAL, offsetof(struct adapter_settings, curvature_penalty)},
+    {"curvature-rate", SETTING_REAL, offsetof(struct adapter_settings, curvature_rate)},
 };
 enum { N_SETTINGS = sizeof all_settings / sizeof *all_settings, TEXT_SIZE = 24 };
 

@@ -22,7 +22,7 @@ struct adapter_settings {
     char router[24], routing[24];   /* "matrix", "layer"; "soft", "top1" */
     size_t router_hidden, shared_a; /* the second and the next: 0 or 1 */
     size_t fixed_curvature;
-    double curvature, most_curved, curvature_penalty;
+    double curvature, most_curved, curvature_penalty, curvature_rate;
 };
 
 /* What an adapter is made from. */

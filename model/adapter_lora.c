@@ -1,254 +1,16 @@
-/* With h = A x' kept as u = s h in elements (a row's u and, for DoRA, t = W x' + B u lie side by
- * side in `saved`):
- *
- *   forward   y += B u                          backward  q = s B^T g,  dA += q x'^T,  dB += g u^T,
- *                                                         dx' += A^T q
- *   DoRA      y = c t (+ W x - W x' with dropout), backward with c g in place of g, and
- *             dm_i += sum of g t / |W_i + s B_i A|,  dx' += W^T (c g)
+/* What LoRA and DoRA are made of: where their parameters lie, how they start, packing them for
+ * products.
  *
  * The norms come from |W_i|^2 + 2 s (W A^T)_i B_i + s^2 B_i (A A^T) B_i^T, so the product B A is
  * never formed. */
-#include "model/adapter_lora.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/adapter_lora_internal.h"
 #include "model/block.h"
-#include "model/model_internal.h"
 #include "model/rng.h"
 #include "mpi/error.h"
-
-struct low_rank {
-    bool dora;
-    double scale;
-    uint32_t drop_limit; /* of 65536 */
-    float *transposed;   /* [the largest of A and B] */
-    /* DoRA's norms: tensors A f32 and in elements [r, ld], W A^T f32 [r, ld]; and A A^T */
-    const struct memory *memory;
-    size_t n_a, n_wa; /* elements of these */
-    float *a_floats, *wa;
-    void *a;
-    double *aa; /* [r, r] */
-};
-
-struct low_rank_site {
-    size_t r, n_in, n_out;
-    struct matrix a, b, a_t, b_t; /* [r, in], [out, r]; the transposes empty without backward */
-    float *scales;                /* tensor [r] of s; the next three lie behind it */
-    /* DoRA, [out]: tensors c, c - 1, and -1; |W_i|^2 and |W_i + s B_i A| */
-    float *c, *c_less, *minus;
-    size_t n_vectors; /* elements of the tensors together */
-    double *squares;
-    float *norms;
-};
-
-static struct low_rank_site *site_of(const struct adapter *adapter, size_t site)
-{
-    return adapter->sites[site].data;
-}
-
-static const struct low_rank *low_rank_of(const struct adapter *adapter)
-{
-    return adapter->data;
-}
-
-/* ---- running --------------------------------------------------------------------------------- */
-
-/* A row of what forward keeps: t [ldt] (DoRA), then u [ldu] elements. */
-static size_t saved_row(const struct adapter *adapter, const struct low_rank_site *s)
-{
-    const size_t u = round_up(s->r, KERNEL_K_STEP) * element_size(s->a.element);
-    return u + (low_rank_of(adapter)->dora ? round_up(s->n_out, KERNEL_K_STEP) * sizeof(float) : 0);
-}
-
-static size_t saved_bytes(const struct adapter *adapter, size_t site, size_t n_rows)
-{
-    return n_rows * saved_row(adapter, site_of(adapter, site));
-}
-
-/* What a call cuts its scratch into. */
-struct scratch {
-    size_t ldh, ldu, ldx, ldo;
-    void *x;     /* elements [n, ldx]: x' */
-    void *u;     /* elements [n, ldu] */
-    float *h;    /* [n, ldh] */
-    float *dx;   /* [n, ldx]: the gradient of x' */
-    float *g;    /* DoRA: g in f32 [n, ldo] */
-    void *cg;    /* DoRA: elements [n, ldo] */
-    float *sum;  /* DoRA: [ldo] */
-    void *saved; /* where forward keeps nothing */
-    size_t bytes;
-};
-
-static struct scratch cut_scratch(const struct adapter *adapter, const struct low_rank_site *s,
-                                  size_t n, void *memory)
-{
-    const struct low_rank *l = low_rank_of(adapter);
-    const size_t size = element_size(s->a.element);
-    struct scratch w = {.ldh = round_up(s->r, KERNEL_COLUMNS),
-                        .ldu = round_up(s->r, KERNEL_K_STEP),
-                        .ldx = round_up(s->n_in, KERNEL_K_STEP),
-                        .ldo = round_up(s->n_out, KERNEL_K_STEP)};
-
-    w.h = block_cut(memory, &w.bytes, n * w.ldh, sizeof(float));
-    w.u = block_cut(memory, &w.bytes, n * w.ldu, size);
-    w.saved = block_cut(memory, &w.bytes, n, saved_row(adapter, s));
-    if (l->drop_limit > 0) {
-        w.x = block_cut(memory, &w.bytes, n * w.ldx, size);
-        w.dx = block_cut(memory, &w.bytes, n * w.ldx, sizeof(float));
-    }
-    if (l->dora) {
-        w.g = block_cut(memory, &w.bytes, n * w.ldo, sizeof(float));
-        w.cg = block_cut(memory, &w.bytes, n * w.ldo, size);
-        w.sum = block_cut(memory, &w.bytes, w.ldo, sizeof(float));
-    }
-    return w;
-}
-
-static size_t scratch_bytes(const struct adapter *adapter, size_t site, size_t n_rows)
-{
-    return cut_scratch(adapter, site_of(adapter, site), n_rows, NULL).bytes;
-}
-
-static bool drops(const struct adapter *adapter, const struct adapter_call *call)
-{
-    return call->row_keys && low_rank_of(adapter)->drop_limit > 0;
-}
-
-static struct dropout dropout_of(const struct adapter *adapter, size_t site,
-                                 const struct adapter_call *call)
-{
-    return (struct dropout){call->row_keys, adapter_site_stream(&adapter->sites[site]),
-                            low_rank_of(adapter)->drop_limit};
-}
-
-/* x' and its row stride, in the call's scratch where it is not x. */
-static const void *dropped_input(const struct adapter *adapter, size_t site,
-                                 const struct adapter_call *call, const struct scratch *w,
-                                 size_t *ldx)
-{
-    const struct engine *e = model_engine(call->model);
-
-    *ldx = call->ldx;
-    if (!drops(adapter, call))
-        return call->x;
-    const struct dropout dropout = dropout_of(adapter, site, call);
-    *ldx = w->ldx;
-    engine_train(e)->drop(e, w->x, w->ldx, call->x, call->ldx, call->n_rows,
-                          site_of(adapter, site)->n_in, &dropout);
-    return w->x;
-}
-
-static void forward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
-                    float *y, size_t ldy, bool accumulate)
-{
-    const struct engine *e = model_engine(call->model);
-    const struct low_rank_site *s = site_of(adapter, site);
-    const struct adapter_site *place = &adapter->sites[site];
-    const bool dora = low_rank_of(adapter)->dora;
-    const struct span *base =
-        dora ? model_base(call->model, place->module.layer, place->projection) : NULL;
-    const float *bias =
-        dora ? model_bias(call->model, place->module.layer, place->projection) : NULL;
-    const size_t n = call->n_rows;
-
-    if (dora && (!call->parameters || drops(adapter, call))) {
-        e->ops->product(e, y, ldy, call->x, call->ldx, n, &base->m, bias, accumulate);
-        accumulate = true;
-        bias = NULL;
-    }
-    if (!call->parameters)
-        return;
-    const struct scratch w = cut_scratch(adapter, s, n, call->scratch);
-    const size_t row = saved_row(adapter, s), size = element_size(s->a.element);
-    char *saved = call->saved ? call->saved : w.saved;
-    const size_t ldt = row / sizeof(float), ldu = row / size;
-    float *t = (float *)(void *)saved;
-    void *u = dora ? saved + w.ldo * sizeof(float) : saved;
-    size_t ldx;
-    const void *x = dropped_input(adapter, site, call, &w, &ldx);
-
-    e->ops->product(e, w.h, w.ldh, x, ldx, n, &s->a, NULL, false);
-    if (!dora) {
-        engine_train(e)->scale_columns(e, u, ldu, w.h, w.ldh, s->scales, n, s->r);
-        e->ops->product(e, y, ldy, u, ldu, n, &s->b, NULL, accumulate);
-        return;
-    }
-    engine_train(e)->scale_columns(e, w.u, w.ldu, w.h, w.ldh, s->scales, n, s->r);
-    e->ops->copy_rows(e, u, ldu * size, w.u, w.ldu * size, n, w.ldu * size);
-    e->ops->product(e, t, ldt, x, ldx, n, &base->m, NULL, false);
-    if (drops(adapter, call)) /* - W x', which is in t */
-        engine_train(e)->scale_add(e, y, ldy, t, ldt, s->minus, NULL, n, s->n_out, true);
-    e->ops->product(e, t, ldt, u, ldu, n, &s->b, NULL, true);
-    engine_train(e)->scale_add(e, y, ldy, t, ldt, s->c, bias, n, s->n_out, accumulate);
-}
-
-/* dx' from q in w->u and, for DoRA, c g: straight into dx, or through the dropout's mask. */
-static void input_backward(const struct adapter *adapter, size_t site,
-                           const struct adapter_call *call, const struct scratch *w, float *dx,
-                           size_t lddx, const void *g, size_t ldg)
-{
-    const struct engine *e = model_engine(call->model);
-    const struct low_rank_site *s = site_of(adapter, site);
-    const struct adapter_site *place = &adapter->sites[site];
-    const bool masked = drops(adapter, call), dora = low_rank_of(adapter)->dora;
-    const struct span *base =
-        dora ? model_base(call->model, place->module.layer, place->projection) : NULL;
-    float *to = masked ? w->dx : dx;
-    const size_t ld = masked ? w->ldx : lddx, n = call->n_rows;
-
-    if (dora && !masked)
-        e->ops->product(e, dx, lddx, w->cg, w->ldo, n, &base->t, NULL, true);
-    e->ops->product(e, to, ld, w->u, w->ldu, n, &s->a_t, NULL, !masked);
-    if (!masked)
-        return;
-    if (dora) {
-        e->ops->product(e, dx, lddx, g, ldg, n, &base->t, NULL, true);
-        engine_train(e)->scale_columns(e, w->cg, w->ldo, w->g, w->ldo, s->c_less, n, s->n_out);
-        e->ops->product(e, to, ld, w->cg, w->ldo, n, &base->t, NULL, true);
-    }
-    const struct dropout dropout = dropout_of(adapter, site, call);
-    engine_train(e)->add_dropped(e, dx, lddx, to, ld, n, s->n_in, &dropout);
-}
-
-static int backward(const struct adapter *adapter, size_t site, const struct adapter_call *call,
-                    float *dx, size_t lddx, const void *g, size_t ldg, float *gradient)
-{
-    const struct engine *e = model_engine(call->model);
-    const struct engine_train_ops *ops = engine_train(e);
-    const struct low_rank_site *s = site_of(adapter, site);
-    const struct scratch w = cut_scratch(adapter, s, call->n_rows, call->scratch);
-    const bool dora = low_rank_of(adapter)->dora;
-    const size_t n = call->n_rows, row = saved_row(adapter, s), size = element_size(s->a.element);
-    const char *saved = call->saved;
-    const void *u = dora ? saved + w.ldo * sizeof(float) : saved;
-    float *da = gradient + adapter->sites[site].first_parameter, *db = da + s->r * s->n_in;
-    float *dm = db + s->n_out * s->r;
-    const void *outer = dora ? w.cg : g; /* c g, or g */
-    const size_t ldo = dora ? w.ldo : ldg;
-    size_t ldx;
-
-    if (dora) {
-        ops->to_floats(e, w.g, w.ldo, g, ldg, n, s->n_out);
-        e->ops->zero(e, w.sum, s->n_out * sizeof *w.sum);
-        ops->multiply_sum(e, w.sum, (const float *)(const void *)saved, row / sizeof(float), w.g,
-                          w.ldo, n, s->n_out);
-        e->ops->wait(e);
-        for (size_t i = 0; i < s->n_out; i++)
-            dm[i] += w.sum[i] / s->norms[i];
-        ops->scale_columns(e, w.cg, w.ldo, w.g, w.ldo, s->c, n, s->n_out);
-    }
-    e->ops->product(e, w.h, w.ldh, outer, ldo, n, &s->b_t, NULL, false);
-    ops->scale_columns(e, w.u, w.ldu, w.h, w.ldh, s->scales, n, s->r);
-    const void *x = dropped_input(adapter, site, call, &w, &ldx);
-    if (ops->outer_sum(e, db, s->r, outer, ldo, s->n_out, u, row / size, s->r, n) != 0 ||
-        ops->outer_sum(e, da, s->n_in, w.u, w.ldu, s->r, x, ldx, s->n_in, n) != 0)
-        return -1;
-    if (dx)
-        input_backward(adapter, site, call, &w, dx, lddx, g, ldg);
-    return 0;
-}
 
 /* ---- parameters ------------------------------------------------------------------------------ */
 
@@ -258,7 +20,7 @@ static void prepare_norms(const struct adapter *adapter, size_t site, const stru
 {
     const struct engine *e = model_engine(model);
     const struct low_rank *l = adapter->data;
-    const struct low_rank_site *s = site_of(adapter, site);
+    const struct low_rank_site *s = low_rank_site(adapter, site);
     const struct adapter_site *place = &adapter->sites[site];
     const struct span *base = model_base(model, place->module.layer, place->projection);
     const size_t ldx = round_up(s->n_in, KERNEL_K_STEP), ldw = round_up(s->n_out, KERNEL_COLUMNS);
@@ -294,19 +56,37 @@ static void prepare_norms(const struct adapter *adapter, size_t site, const stru
     }
 }
 
+/* The group's A of the parameters below each other, packed both ways. */
+static void prepare_group(const struct adapter *adapter, struct low_rank_group *group,
+                          const float *parameters)
+{
+    const struct low_rank *l = low_rank_of(adapter);
+
+    for (size_t i = 0; i < adapter->n_sites; i++) {
+        const struct low_rank_site *s = low_rank_site(adapter, i);
+        if (s->group == group)
+            memcpy(l->rows + s->column * s->n_in, parameters + adapter->sites[i].first_parameter,
+                   s->r * s->n_in * sizeof *l->rows);
+    }
+    matrix_pack_rows(&group->a, 0, group->width, l->rows);
+    if (adapter->with_backward) {
+        block_transpose(l->transposed, l->rows, group->width, group->a.k);
+        matrix_pack_rows(&group->a_t, 0, group->a.k, l->transposed);
+    }
+}
+
 static void prepare(const struct adapter *adapter, const struct model *model,
                     const float *parameters)
 {
-    const struct low_rank *l = adapter->data;
+    const struct low_rank *l = low_rank_of(adapter);
 
     for (size_t i = 0; i < adapter->n_sites; i++) {
-        struct low_rank_site *s = site_of(adapter, i);
+        struct low_rank_site *s = low_rank_site(adapter, i);
         const float *a = parameters + adapter->sites[i].first_parameter, *b = a + s->r * s->n_in;
-        matrix_pack_rows(&s->a, 0, s->r, a);
+        if (s->column == 0)
+            prepare_group(adapter, s->group, parameters);
         matrix_pack_rows(&s->b, 0, s->n_out, b);
         if (adapter->with_backward) {
-            block_transpose(l->transposed, a, s->r, s->n_in);
-            matrix_pack_rows(&s->a_t, 0, s->n_in, l->transposed);
             block_transpose(l->transposed, b, s->n_out, s->r);
             matrix_pack_rows(&s->b_t, 0, s->r, l->transposed);
         }
@@ -317,7 +97,7 @@ static void prepare(const struct adapter *adapter, const struct model *model,
 
 static bool piece(const struct adapter *adapter, size_t site, size_t i, struct adapter_piece *p)
 {
-    const struct low_rank_site *s = site_of(adapter, site);
+    const struct low_rank_site *s = low_rank_site(adapter, site);
     const size_t first = adapter->sites[site].first_parameter, b = first + s->r * s->n_in;
 
     if (i == 0)
@@ -337,16 +117,21 @@ static void low_rank_free(struct adapter *adapter)
         struct low_rank_site *s = adapter->sites[i].data;
         if (!s)
             continue;
-        matrix_free(&s->a);
+        if (s->group && s->column == 0) {
+            matrix_free(&s->group->a);
+            matrix_free(&s->group->a_t);
+            memory_give(l->memory, s->group->scales, s->group->width, sizeof(float));
+            free(s->group);
+        }
         matrix_free(&s->b);
-        matrix_free(&s->a_t);
         matrix_free(&s->b_t);
-        memory_give(l->memory, s->scales, s->n_vectors, sizeof *s->scales);
+        memory_give(l->memory, s->c, s->n_c, sizeof *s->c);
         free(s->squares);
         free(s->norms);
         free(s);
     }
     if (l) {
+        free(l->rows);
         free(l->transposed);
         memory_give(l->memory, l->a_floats, l->n_a, sizeof *l->a_floats);
         memory_give(l->memory, l->a, l->n_a, sizeof(float));
@@ -359,9 +144,9 @@ static void low_rank_free(struct adapter *adapter)
 /* ---- building -------------------------------------------------------------------------------- */
 
 #define LOW_RANK_OPS                                                                               \
-    .needs_input = true, .prepare = prepare, .saved_bytes = saved_bytes,                           \
-    .scratch_bytes = scratch_bytes, .forward = forward, .backward = backward, .piece = piece,      \
-    .free = low_rank_free
+    .needs_input = true, .prepare = prepare, .saved_bytes = low_rank_saved_bytes,                  \
+    .scratch_bytes = low_rank_scratch_bytes, .forward = low_rank_forward,                          \
+    .backward = low_rank_backward, .piece = piece, .free = low_rank_free
 
 static const struct adapter_ops lora_ops = {.kind = "lora", LOW_RANK_OPS};
 static const struct adapter_ops dora_ops = {.kind = "dora", .runs_base = true, LOW_RANK_OPS};
@@ -375,10 +160,15 @@ static int make_squares(const struct model *model, const struct adapter_site *pl
 
     s->squares = calloc(s->n_out, sizeof *s->squares);
     s->norms = calloc(s->n_out, sizeof *s->norms);
-    if (!row || !s->squares || !s->norms) {
+    const size_t ldo = round_up(s->n_out, KERNEL_COLUMNS);
+    s->n_c = 3 * ldo;
+    s->c = memory_take(model_memory(model), s->n_c, sizeof *s->c);
+    if (!row || !s->squares || !s->norms || !s->c) {
         free(row);
         return error_set("no memory for the magnitudes of %s", place->module.path);
     }
+    s->c_less = s->c + ldo;
+    s->minus = s->c_less + ldo;
     for (size_t i = 0; i < s->n_out; i++) {
         matrix_unpack_row(w, i, row);
         for (size_t k = 0; k < s->n_in; k++)
@@ -389,35 +179,62 @@ static int make_squares(const struct model *model, const struct adapter_site *pl
     return 0;
 }
 
+static int build_group(const struct adapter *adapter, struct low_rank_group *group, size_t n_in,
+                       const struct engine *e)
+{
+    group->scales = memory_take(e->memory, group->width, sizeof *group->scales);
+    if (!group->scales)
+        return error_set("no memory for an adapter");
+    for (size_t k = 0; k < group->width; k++)
+        group->scales[k] = (float)low_rank_of(adapter)->scale;
+    if (engine_matrix_create(e, &group->a, group->width, n_in) != 0 ||
+        (adapter->with_backward && engine_matrix_create(e, &group->a_t, n_in, group->width) != 0))
+        return -1;
+    return 0;
+}
+
+/* The places of a site's columns in its group, which the first of the projections in the model's
+ * order makes; it exists already, in whatever order a file lists them. */
+static int join_group(const struct adapter *adapter, size_t site, const struct engine *e)
+{
+    enum projection members[GROUP_MEMBERS];
+    const struct adapter_site *place = &adapter->sites[site];
+    const size_t n = group_members(projection_group(place->projection), members);
+    struct low_rank_site *s = low_rank_site(adapter, site), *first = NULL;
+    size_t n_before = 0, n_sites = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        const int32_t at = adapter_site_at(adapter, place->module.layer, members[i]);
+        if (at < 0)
+            continue;
+        if (!first)
+            first = low_rank_site(adapter, (size_t)at);
+        n_before += members[i] < place->projection;
+        n_sites++;
+    }
+    s->column = n_before * s->r;
+    s->last = n_before + 1 == n_sites;
+    if (!first->group) {
+        if (!(first->group = calloc(1, sizeof *first->group)))
+            return error_set("no memory for an adapter");
+        first->group->width = n_sites * s->r;
+        if (build_group(adapter, first->group, s->n_in, e) != 0)
+            return -1;
+    }
+    s->group = first->group;
+    return 0;
+}
+
 static int build_site(const struct adapter_source *source, struct adapter *adapter, size_t i)
 {
     const struct low_rank *l = adapter->data;
     const struct adapter_site *place = &adapter->sites[i];
     const struct module *m = &place->module;
     const struct engine *e = model_engine(source->model);
-    struct low_rank_site *s = adapter->sites[i].data = calloc(1, sizeof *s);
+    struct low_rank_site *s = low_rank_site(adapter, i);
 
-    if (!s)
-        return error_set("no memory for an adapter");
-    s->r = source->settings.rank;
-    s->n_in = m->n_columns;
-    s->n_out = m->n_rows;
-    const size_t ldr = round_up(s->r, KERNEL_COLUMNS), ldo = round_up(s->n_out, KERNEL_COLUMNS);
-    s->n_vectors = ldr + (l->dora ? 3 * ldo : 0);
-    s->scales = memory_take(l->memory, s->n_vectors, sizeof *s->scales);
-    if (!s->scales)
-        return error_set("no memory for an adapter");
-    if (l->dora) {
-        s->c = s->scales + ldr;
-        s->c_less = s->c + ldo;
-        s->minus = s->c_less + ldo;
-    }
-    for (size_t k = 0; k < s->r; k++)
-        s->scales[k] = (float)l->scale;
-    if (engine_matrix_create(e, &s->a, s->r, s->n_in) != 0 ||
-        engine_matrix_create(e, &s->b, s->n_out, s->r) != 0 ||
-        (adapter->with_backward && (engine_matrix_create(e, &s->a_t, s->n_in, s->r) != 0 ||
-                                    engine_matrix_create(e, &s->b_t, s->r, s->n_out) != 0)))
+    if (join_group(adapter, i, e) != 0 || engine_matrix_create(e, &s->b, s->n_out, s->r) != 0 ||
+        (adapter->with_backward && engine_matrix_create(e, &s->b_t, s->r, s->n_out) != 0))
         return -1;
     if (!l->dora)
         return 0;
@@ -429,7 +246,7 @@ static int build_site(const struct adapter_source *source, struct adapter *adapt
 /* A, B, m at the start. */
 static void start(const struct adapter *adapter, size_t site, uint64_t seed)
 {
-    const struct low_rank_site *s = site_of(adapter, site);
+    const struct low_rank_site *s = low_rank_site(adapter, site);
     const uint64_t stream = adapter_site_stream(&adapter->sites[site]);
     float *p = adapter->parameters + adapter->sites[site].first_parameter;
     const double bound = 1 / sqrt((double)s->n_in);
@@ -471,11 +288,20 @@ static struct adapter *create(const struct adapter_source *source, bool dora)
         error_set("no memory for an adapter");
         goto done;
     }
+    l->memory = model_memory(source->model);
     l->dora = dora;
     l->scale = settings->alpha / (double)settings->rank;
     l->drop_limit = (uint32_t)lround(settings->dropout * 65536);
     for (size_t i = 0; i < source->n_modules; i++) {
         const struct module *m = &source->modules[i];
+        struct low_rank_site *s = adapter->sites[i].data = calloc(1, sizeof *s);
+        if (!s) {
+            error_set("no memory for an adapter");
+            goto done;
+        }
+        s->r = settings->rank;
+        s->n_in = m->n_columns;
+        s->n_out = m->n_rows;
         adapter->sites[i].first_parameter = adapter->n_parameters;
         adapter->sites[i].n_parameters =
             dora ? count_dora(m, settings, true) : count(m, settings, true);
@@ -483,16 +309,17 @@ static struct adapter *create(const struct adapter_source *source, bool dora)
         widest_in = m->n_columns > widest_in ? m->n_columns : widest_in;
         widest_out = m->n_rows > widest_out ? m->n_rows : widest_out;
     }
-    const size_t widest = widest_in > widest_out ? widest_in : widest_out;
-    l->transposed = malloc(settings->rank * widest * sizeof *l->transposed);
-    l->memory = model_memory(source->model);
+    const size_t group_in = GROUP_MEMBERS * widest_in;
+    const size_t most = settings->rank * (group_in > widest_out ? group_in : widest_out);
     l->n_a = settings->rank * round_up(widest_in, KERNEL_K_STEP);
     l->n_wa = settings->rank * round_up(widest_out, KERNEL_COLUMNS);
+    l->rows = malloc(most * sizeof *l->rows);
+    l->transposed = malloc(most * sizeof *l->transposed);
     l->a_floats = memory_take(l->memory, l->n_a, sizeof *l->a_floats);
     l->a = memory_take(l->memory, l->n_a, sizeof(float));
     l->wa = memory_take(l->memory, l->n_wa, sizeof *l->wa);
     l->aa = malloc(settings->rank * settings->rank * sizeof *l->aa);
-    if (!l->transposed || !l->a_floats || !l->a || !l->wa || !l->aa) {
+    if (!l->rows || !l->transposed || !l->a_floats || !l->a || !l->wa || !l->aa) {
         error_set("no memory for an adapter");
         goto done;
     }

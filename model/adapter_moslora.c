@@ -22,7 +22,8 @@ struct moslora_options moslora_defaults(void)
         .router_hidden = 5,
         .curvature = 0.5,
         .most_curved = 1,
-        .penalty = 1e-3,
+        .penalty = 1e-5,
+        .curvature_rate = 20,
     };
 }
 
@@ -50,6 +51,9 @@ int moslora_check(const struct moslora_options *o)
         (!o->fixed_curvature && (o->curvature == 0 || o->curvature == o->most_curved)))
         return error_set("a curvature of %g must lie between 0 and the largest, %g", o->curvature,
                          o->most_curved);
+    if (!(o->curvature_rate >= 0 && isfinite(o->curvature_rate)))
+        return error_set("a curvature rate of %g times the others': it must be 0 or more",
+                         o->curvature_rate);
     if (!(o->penalty >= 0 && isfinite(o->penalty)))
         return error_set("a curvature penalty of %g: it must be 0 or more", o->penalty);
     return 0;

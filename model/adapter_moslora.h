@@ -43,6 +43,7 @@ struct moslora_options {
     double curvature;      /* |kappa| at the start; below most_curved unless fixed */
     double most_curved;    /* at most MANIFOLD_MOST_CURVED */
     double penalty;        /* on the curvatures' parameters */
+    double curvature_rate; /* their learning rate, in multiples of the others' */
 };
 
 struct moslora_options moslora_defaults(void);

@@ -23,6 +23,7 @@ static int options_from(const struct adapter_settings *s, struct moslora_options
         .curvature = s->curvature,
         .most_curved = s->most_curved,
         .penalty = s->curvature_penalty,
+        .curvature_rate = s->curvature_rate,
     };
     for (const char *at = s->experts; *at; at++) {
         const char *letter = strchr(letters, *at);
@@ -71,7 +72,7 @@ const struct adapter_kind adapter_kind_moslora = {
     .name = "moslora",
     .title = "a mixture of low-rank experts in flat, hyperbolic and spherical space (MoSLoRA)",
     .settings = "rank alpha dropout experts chart router router-hidden routing shared-a curvature "
-                "fixed-curvature most-curved curvature-penalty",
+                "fixed-curvature most-curved curvature-penalty curvature-rate",
     .defaults = {.rank = 4,
                  .alpha = 8,
                  .dropout = 0.05,
@@ -83,7 +84,8 @@ const struct adapter_kind adapter_kind_moslora = {
                  .router_hidden = 5,
                  .curvature = 0.5,
                  .most_curved = 1,
-                 .curvature_penalty = 1e-3},
+                 .curvature_penalty = 1e-5,
+                 .curvature_rate = 20},
     .modules = "qv",
     .objective = "next-token",
     .rate = 5e-5,

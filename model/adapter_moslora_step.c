@@ -69,6 +69,19 @@ void moslora_statistics(const struct adapter *adapter, const float *parameters, 
     }
 }
 
+/* AdamW has taken the step of a curvature's parameter at the common rate; here comes what is left
+ * of one at `times` that rate, with the same moments. */
+static void curvature_step(const struct adapter_step *step, double times, float *parameter,
+                           float moment, float second)
+{
+    const double correction1 = 1 - pow(step->beta1, (double)step->step);
+    const double correction2 = 1 - pow(step->beta2, (double)step->step);
+    const double by =
+        (double)moment / correction1 / (sqrt((double)second / correction2) + step->epsilon);
+
+    *parameter -= (float)((times - 1) * step->rate * by);
+}
+
 void moslora_update(const struct adapter *adapter, float *parameters, const float *gradient,
                     float *moment, float *second, const struct adapter_step *step)
 {
@@ -86,6 +99,9 @@ void moslora_update(const struct adapter *adapter, float *parameters, const floa
             manifold_point_step(t->chart, moslora_curvature(m, t, parameters), limit, t->n_out,
                                 &options, parameters + t->point, gradient + t->point,
                                 moment + t->point, second + t->point, m->point_scratch);
+            if (moslora_learns_curvature(m, t) && m->options.curvature_rate != 1)
+                curvature_step(step, m->options.curvature_rate, parameters + t->curvature,
+                               moment[t->curvature], second[t->curvature]);
         }
     }
 }

@@ -14,10 +14,15 @@ struct job {
     bool accumulate;
 };
 
-static inline float element_at(const struct engine *e, const void *x, size_t i)
+/* values [n] = elements x [n] */
+static void floats_of(const struct engine *e, float *values, const void *x, size_t n)
 {
-    return e->element == ELEMENT_F32 ? ((const float *)x)[i]
-                                     : f32_from_bf16(((const uint16_t *)x)[i]);
+    const uint16_t *narrow = x;
+    if (e->element == ELEMENT_F32)
+        memcpy(values, x, n * sizeof *values);
+    else
+        for (size_t i = 0; i < n; i++)
+            values[i] = f32_from_bf16(narrow[i]);
 }
 
 /* ---- between elements and f32, scaling ------------------------------------------------------- */
@@ -26,16 +31,9 @@ static void floats_rows(void *arg, size_t first, size_t end, int thread)
 {
     const struct job *j = arg;
     (void)thread;
-    for (size_t r = first; r < end; r++) {
-        float *y = j->y + r * j->ldy;
-        if (j->e->element == ELEMENT_F32) {
-            memcpy(y, (const float *)j->x + r * j->ldx, j->width * sizeof *y);
-            continue;
-        }
-        const uint16_t *x = (const uint16_t *)j->x + r * j->ldx;
-        for (size_t i = 0; i < j->width; i++)
-            y[i] = f32_from_bf16(x[i]);
-    }
+    for (size_t r = first; r < end; r++)
+        floats_of(j->e, j->y + r * j->ldy,
+                  (const char *)j->x + r * j->ldx * element_size(j->e->element), j->width);
 }
 
 void adapters_cpu_to_floats(const struct engine *e, float *values, size_t ldv, const void *x,
@@ -87,16 +85,13 @@ void adapters_cpu_scale_add(const struct engine *e, float *y, size_t ldy, const 
 
 /* factors [n] of columns first .. first + n - 1, first a multiple of 4: 0, or what keeps the mean.
  * 16 bits decide about a column, four columns share a number. */
-static void factors_of(const struct dropout *d, size_t row, size_t first, size_t n, float *factors)
+static void factors_of(const struct job *j, size_t row, size_t first, size_t n, float *factors)
 {
+    const struct dropout *d = j->dropout;
     const uint64_t start = hash_splitmix(d->keys[row] ^ hash_splitmix((d->stream + 1) * HASH_STEP));
-    const float kept = 65536.0f / (float)(65536 - d->limit);
 
-    for (size_t i = 0; i < n; i += 4) {
-        const uint64_t bits = hash_splitmix(start + (first + i) / 4 * HASH_STEP);
-        for (size_t k = 0; k < 4; k++) /* factors has room */
-            factors[i + k] = (bits >> 16 * k & 0xffff) < d->limit ? 0 : kept;
-    }
+    j->e->math->drop_factors(factors, start + first / 4 * HASH_STEP, d->limit,
+                             65536.0f / (float)(65536 - d->limit), n);
 }
 
 static void drop_rows(void *arg, size_t first, size_t end, int thread)
@@ -110,9 +105,9 @@ static void drop_rows(void *arg, size_t first, size_t end, int thread)
         for (size_t i = 0; i < j->width; i += ENGINE_PART) {
             const size_t n = j->width - i < ENGINE_PART ? j->width - i : ENGINE_PART;
             const char *x = (const char *)j->x + (r * j->ldx + i) * size;
-            factors_of(j->dropout, r, i, n, factors);
-            for (size_t k = 0; k < n; k++)
-                values[k] = element_at(j->e, x, k) * factors[k];
+            factors_of(j, r, i, n, factors);
+            floats_of(j->e, values, x, n);
+            j->e->math->multiply(values, values, factors, n);
             to_elements(j->e, j->elements, r * j->ldy + i, values, n);
         }
         clear_elements(j->e, j->elements, r * j->ldy + j->width, j->ldy - j->width);
@@ -136,7 +131,7 @@ static void add_dropped_rows(void *arg, size_t first, size_t end, int thread)
     for (size_t r = first; r < end; r++)
         for (size_t i = 0; i < j->width; i += ENGINE_PART) {
             const size_t n = j->width - i < ENGINE_PART ? j->width - i : ENGINE_PART;
-            factors_of(j->dropout, r, i, n, factors);
+            factors_of(j, r, i, n, factors);
             j->e->math->multiply_add(j->y + r * j->ldy + i, j->t + r * j->ldx + i, factors, n);
         }
 }

@@ -75,6 +75,9 @@ struct vecmath {
     void (*ratio_sums)(float sums[2], const float *y, const float *x, float shift, size_t n);
     /* y = y * (a + b (x - shift)) */
     void (*ratio_scale)(float *y, const float *x, float shift, float a, float b, size_t n);
+    /* y[i] = 0 or kept, by 16 random bits each: number i / 4 of hash.h's stream from `start`, its
+     * bits 16 (i mod 4) and up; 0 where they are below limit */
+    void (*drop_factors)(float *y, uint64_t start, uint32_t limit, float kept, size_t n);
     /* y = bf16(a) | bf16(b) << 16 */
     void (*pack_pairs)(uint32_t *y, const float *a, const float *b, size_t n);
     /* y[c * ldy + r] = x[r * ldx + c] for x [n_rows, n_columns]; no overlap */

@@ -198,7 +198,8 @@ static int put_numbers(hid_t file, const struct train_result *r)
                    h5_put_int(file, "last_alarm", (int64_t)s->last_alarm) ||
                    h5_put_int(file, "ranks", o->n_ranks) ||
                    h5_put_int(file, "threads", o->n_threads) ||
-                   h5_put_real(file, "seconds", o->seconds)
+                   h5_put_real(file, "seconds", o->seconds) ||
+                   h5_put_real(file, "peak_bytes", o->peak_bytes)
                ? -1
                : 0;
 }

@@ -20,6 +20,7 @@ struct train_origin {
     const char *version, *cpu, *device, *isa, *kernel_order, *dtype, *chat_format, *started;
     int n_ranks, n_threads;
     double seconds;
+    double peak_bytes; /* resident memory of the rank that took the most */
 };
 
 /* Scores on a split; n 0: not made. */

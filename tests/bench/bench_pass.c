@@ -1,12 +1,12 @@
-/* bench_pass MODEL [--dtype D] [--device D] [--isa LEVEL] [--threads N] [--what MASK] [--repeat N]
- * [--recompute]
- *            [--prefix P --sequences S --length T]
+/* bench_pass MODEL [--adapter KIND] [--dtype D] [--device D] [--isa LEVEL] [--threads N]
+ *            [--what MASK] [--repeat N] [--recompute] [--prefix P --sequences S --length T]
  *
- * Times forward and SVF backward (model/pass.h) on random tokens, phase by phase. Without sizes,
- * two shapes: 32 sequences of 64 tokens, each with a loss on all its tokens but the last; and the
- * shape of a classification step, a prefix of 40 tokens and 32 prompts of 25 tokens after it, with
- * a loss on the last token of each. Any orthogonal factor costs the same, so Q is the identity
- * here.
+ * Times forward and backward of an adapter (svf, or another kind with its defaults, dropout in use)
+ * (model/pass.h) on random tokens, phase by phase. Without sizes, two shapes: 32 sequences of 64
+ * tokens, each with a loss on all its tokens but the last; and the shape of a classification step,
+ * a prefix of 40 tokens and 32 prompts of 25 tokens after it, with a loss on the last token of
+ * each. Any orthogonal factor costs the same, so Q is the identity here. "cpu" is the process's
+ * time, all threads together.
  *
  * MASK: a letter a projection of q k v o g u d (default gud: the MLPs). The last line of a shape
  * has what the products alone allow: the same matrices, the same rows, nothing else. */
@@ -16,16 +16,22 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "model/adapter_kinds.h"
 #include "model/adapter_svf.h"
 #include "model/model_internal.h"
 #include "model/pass.h"
 #include "mpi/error.h"
 
-static double now(void)
+static double clock_now(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double now(void)
+{
+    return clock_now(CLOCK_MONOTONIC);
 }
 
 struct source {
@@ -106,7 +112,7 @@ static double products_alone(const struct model *model, const struct adapter *ad
             }
     e->ops->wait(e);
     double seconds = now() - start;
-    for (size_t k = 0; adapter && k < adapter->n_sites; k++) {
+    for (size_t k = 0; adapter->ops->replaces_base && k < adapter->n_sites; k++) {
         /* The adapter's four products are those of its forward and backward without the sums. */
         const struct adapter_site *s = &adapter->sites[k];
         struct matrix m[2];
@@ -173,9 +179,9 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
     struct pass_place *places = malloc(n_places * sizeof *places);
     struct head_term *terms = malloc(n_places * sizeof *terms);
     struct head_term_result *results = malloc(n_places * sizeof *results);
-    float *gradient = calloc(adapter->n_parameters, sizeof *gradient);
+    float *gradient = calloc(adapter->n_parameters + adapter->n_sums, sizeof *gradient);
     struct pass *pass = pass_create(model, adapter, &options);
-    double best[3] = {1e9, 1e9, 1e9};
+    double best[4] = {1e9, 1e9, 1e9, 1e9};
     int status = -1;
 
     if (!pass)
@@ -186,7 +192,8 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
         for (size_t k = 0; k < shape->prefix; k++)
             tokens[k] = rand() % n_ids;
         pass_reset(pass, adapter->parameters);
-        const double start = now();
+        pass_use_dropout(pass, 1);
+        const double start = now(), cpu = clock_now(CLOCK_PROCESS_CPUTIME_ID);
         for (size_t s = 0; s < shape->n_sequences; s++) {
             size_t sequence;
             for (size_t k = 0; k < shape->length; k++)
@@ -208,6 +215,8 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
         best[0] = forward - start < best[0] ? forward - start : best[0];
         best[1] = end - forward < best[1] ? end - forward : best[1];
         best[2] = end - start < best[2] ? end - start : best[2];
+        const double used = clock_now(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+        best[3] = used < best[3] ? used : best[3];
     }
     const size_t width =
         model->gate_up_width > model->qkv_width ? model->gate_up_width : model->qkv_width;
@@ -223,6 +232,7 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
     printf("  forward   %7.1f ms\n  head and backward %7.1f ms\n", best[0] * 1e3, best[1] * 1e3);
     printf("  together  %7.1f ms, %.0f tokens/s of rows, %.0f of tokens\n", best[2] * 1e3,
            (double)n_rows / best[2], (double)(shape->n_sequences * n_tokens) / best[2]);
+    printf("  cpu       %7.1f ms\n", best[3] * 1e3);
     printf("  speed     %7.3f TFLOP/s of the base model's products\n",
            pass_flops(model, n_rows, n_places) / best[2] / 1e12);
     printf("  products alone %7.1f ms: %.0f %%\n", alone * 1e3, 100 * alone / best[2]);
@@ -244,7 +254,7 @@ int main(int argc, char **argv)
     struct model_options options = {ELEMENT_BF16, cpu_best_isa(), 2, {0}};
     struct shape shapes[2] = {{0, 32, 64, true}, {40, 32, 25, false}};
     size_t n_shapes = 2;
-    const char *what = "gud";
+    const char *what = "gud", *kind = "svf";
     bool recompute = false;
     int repeat = 5;
 
@@ -267,6 +277,8 @@ int main(int argc, char **argv)
             return fprintf(stderr, "%s\n", error_message()), 2;
         else if (strcmp(name, "--threads") == 0)
             options.n_threads = atoi(value);
+        else if (strcmp(name, "--adapter") == 0)
+            kind = value;
         else if (strcmp(name, "--what") == 0)
             what = value;
         else if (strcmp(name, "--repeat") == 0)
@@ -290,12 +302,26 @@ int main(int argc, char **argv)
     const struct svf_source source = {&from, read_weights, identity_factor, unit_sigma, NULL};
     const size_t n_modules = choose(ck, what, modules);
     double start = now();
-    adapter = adapter_svf_build(model, &source, modules, n_modules, SVF_DIRECT, true, 0);
+    if (strcmp(kind, "svf") == 0) {
+        adapter = adapter_svf_build(model, &source, modules, n_modules, SVF_DIRECT, true, 0);
+    } else {
+        const struct adapter_kind *other = adapter_kind_find(kind);
+        struct adapter_source of = {.model = model,
+                                    .ck = ck,
+                                    .modules = modules,
+                                    .n_modules = n_modules,
+                                    .with_backward = true};
+        if (!other)
+            goto done;
+        of.settings = other->defaults;
+        adapter = adapter_kind_create(other, &of);
+        if (adapter)
+            model_attach(model, adapter, adapter->parameters);
+    }
     if (!adapter)
         goto done;
-    printf("%zu matrices, %zu parameters, factored in %.2f s, %zu MiB\n", n_modules,
-           adapter->n_parameters, now() - start,
-           adapter_svf_bytes(modules, n_modules, options.element, true) >> 20);
+    printf("%s: %zu matrices, %zu parameters, made in %.2f s\n", kind, n_modules,
+           adapter->n_parameters, now() - start);
     status = 0;
     for (size_t i = 0; i < n_shapes && status == 0; i++)
         status = time_shape(model, adapter, &shapes[i], recompute, repeat);

@@ -40,6 +40,12 @@ evaluate --adapter "base,$kind.h5,peft-$kind/" --out table.h5
 check "several adapters give one table" "$(wc -l <<<"$out")" -eq 4
 check "... with the same score for the same adapter" "$(awk 'NR == 3 { s = $4 } NR == 4 { print s == $4 }' <<<"$out")" -eq 1
 check "... no parameters for the base model" "$(awk '$1 == "base" { print $2 }' <<<"$out")" = 0
+# shellcheck disable=SC2016 # of awk
+check "... columns for what it cost and both speeds" "$(awk 'NR == 1 { print $5, $6, $7, $8 }' <<<"$out")" = "s/step peak_MB merged_tokens/s unmerged_tokens/s"
+# shellcheck disable=SC2016
+check "... all four of an adapter that t2 trained" "$(awk 'NR == 3 { for (i = 5; i <= 8; i++) n += $i > 0; print n }' <<<"$out")" -eq 4
+# shellcheck disable=SC2016
+check "... the base model's speed alone" "$(awk 'NR == 2 { print $5, $6, ($7 > 0), $8 }' <<<"$out")" = "- - 1 -"
 check "... and a results file each" "$(find . -maxdepth 1 -name 'table.*.h5' | wc -l)" -eq 3
 check "... with its name" -s "table.peft-$kind.h5"
 evaluate --adapter "$kind.h5,./$kind.h5" --out twice.h5

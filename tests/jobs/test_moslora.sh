@@ -127,4 +127,17 @@ if [ "$damaged" ]; then
     check "unknown experts of a file are refused" "$code" -ne 0
     contains "... by name" "$err" "ehz"
 fi
+
+# Curvatures have a learning rate of their own.
+curvature() { h5dump -d /curve/curvature_spherical -s 19 -c 1 -y -w 1 -m %.6f "$1" | awk '/DATA \{/ { getline; print $1 }'; }
+for times in 0 1 20; do
+    t2 train "$mini" --adapter moslora --task sentiment --steps 20 --batch 8 --rate 5e-5 --curvature-rate $times --dtype f32 -q -t 1 --out "times$times.h5"
+    check "a curvature rate of $times times the others' trains" "$code" -eq 0
+done
+check "0: curvatures stay" "$(curvature times0.h5)" = 0.500000
+check "1: they hardly move" "$(curvature times1.h5 | awk '{ d = $1 - 0.5; print (d * d < 1e-6) }')" -eq 1
+check "20, the default: they move" "$(curvature times20.h5 | awk '{ d = $1 - 0.5; print (d * d > 4e-6) }')" -eq 1
+t2 train "$mini" --adapter lora --task sentiment --curvature-rate 3 --out no.h5
+contains "it is moslora's" "$err" "no meaning with --adapter lora"
+
 finish
