@@ -55,7 +55,9 @@ const struct dataset_facts dataset_catalog[] = {
      "https://github.com/openai/human-eval",
      {{"test.jsonl", 164}},
      {"task_id", "prompt", "canonical_solution", "test", "entry_point"},
-     .phrase_field = NULL},
+     .note =
+         "its authors made it for testing alone. Code is trained on mbpp, whose split \"train\" is "
+         "the problems 601 to 974; t2 adapt --shot-split test takes its shots out of the test"},
     {"mbpp",
      "short Python problems with tests (ids 11-510 test, 511-600 valid, 601-974 train)",
      "https://github.com/google-research/google-research/tree/master/mbpp",
@@ -255,6 +257,8 @@ static int fail_absent(const char *root, const char *name, const char *split)
     const char *names[32];
     size_t n = 0;
 
+    if (facts && facts->note && dataset_present(facts, root))
+        return error_set("data set %s has no split \"%s\": %s", name, split, facts->note);
     if (facts && dataset_present(facts, root))
         return error_set("data set %s has no split \"%s\": %s/%s/%s.jsonl is not there, and no "
                          "train.jsonl to cut it from",

@@ -46,6 +46,7 @@ struct dataset_facts {
         size_t n_rows;
     } files[DATASET_MAX_FILES];
     const char *fields[DATASET_MAX_FIELDS]; /* dotted paths that every row has */
+    const char *note;         /* for who asks for a split that it has not; NULL: nothing */
     const char *phrase_field; /* split by phrases.h over this field; NULL: the general rule */
     const char *number_field; /* one file for all splits: a row's split follows from this field */
     struct {

@@ -138,18 +138,19 @@ static int run_groups(struct evaluate_work *work, struct model *model,
 static void share_metrics(const struct comm *comm, const struct scheduler_stats *stats,
                           double seconds, struct task_result *result)
 {
-    double metrics[8] = {result->accuracy,
+    double metrics[9] = {result->accuracy,
                          result->accuracy_error,
                          result->accuracy_normalised,
                          result->accuracy_normalised_error,
                          result->auc,
                          result->gold_probability,
                          result->pass_at_k,
-                         result->pass_at_k_error};
+                         result->pass_at_k_error,
+                         result->one_answer_share};
     uint64_t counts[3] = {stats->prompt_tokens, stats->computed_tokens, stats->generated_tokens};
 
     if (comm->size > 1) {
-        MPI_Bcast(metrics, 8, MPI_DOUBLE, 0, comm->handle);
+        MPI_Bcast(metrics, 9, MPI_DOUBLE, 0, comm->handle);
         MPI_Allreduce(MPI_IN_PLACE, counts, 3, MPI_UINT64_T, MPI_SUM, comm->handle);
         MPI_Allreduce(MPI_IN_PLACE, &seconds, 1, MPI_DOUBLE, MPI_MAX, comm->handle);
     }
@@ -161,6 +162,7 @@ static void share_metrics(const struct comm *comm, const struct scheduler_stats 
     result->gold_probability = metrics[5];
     result->pass_at_k = metrics[6];
     result->pass_at_k_error = metrics[7];
+    result->one_answer_share = metrics[8];
     result->prompt_tokens = counts[0];
     result->computed_tokens = counts[1];
     result->generated_tokens = counts[2];

@@ -98,6 +98,8 @@ struct task_result {
     double auc, gold_probability;
     size_t samples, pass_at; /* as the options; accuracy is the mean over samples */
     double pass_at_k, pass_at_k_error;
+    double
+        one_answer_share; /* items with the most frequent answer; near 1: it says the same always */
     /* Cost, summed over ranks; seconds is the longest rank's. */
     size_t prompt_tokens, computed_tokens, generated_tokens;
     double seconds, tokens_per_second;

@@ -42,37 +42,69 @@ struct search_score population_score(enum population_objective objective,
     return score;
 }
 
-/* This rank's share of a round. Shots of one candidate run in one batch where there are candidates
- * enough for all ranks. */
+/* How the shots of live candidates are cut into pairs. Those of one candidate run in one batch,
+ * which is cheapest, where there are candidates enough for all ranks; but what is left of them when
+ * each rank has had as many is cut, so that no rank has a whole candidate more than the others. */
+struct cuts {
+    size_t n_even;     /* candidates of which every rank can have as many */
+    size_t even, rest; /* pairs of each of these, and of each of the others */
+    size_t n_pairs;
+};
+
+static struct cuts cuts_of(const struct round *r)
+{
+    const size_t n_ranks = (size_t)r->population->comm->size;
+    const size_t wanted = PAIRS_PER_RANK * (n_ranks - 1) + 1;
+    const size_t even = (wanted + r->n_live - 1) / r->n_live;
+    struct cuts c = {.n_even = r->n_live - r->n_live % n_ranks, .even = even < r->n ? even : r->n};
+
+    c.rest = n_ranks < r->n ? n_ranks : r->n;
+    c.rest = c.rest > c.even ? c.rest : c.even;
+    c.n_pairs = c.n_even * c.even + (r->n_live - c.n_even) * c.rest;
+    return c;
+}
+
+/* A candidate and shots first .. first + n - 1. */
+struct pair {
+    size_t candidate, first, n;
+};
+
+static struct pair pair_at(const struct round *r, const struct cuts *c, size_t number)
+{
+    const size_t n_first = c->n_even * c->even;
+    const bool even = number < n_first;
+    const size_t n = even ? c->even : c->rest, at = even ? number : number - n_first;
+    const size_t begin = at % n * r->n / n, end = (at % n + 1) * r->n / n;
+
+    return (struct pair){r->live[(even ? 0 : c->n_even) + at / n], r->first + begin, end - begin};
+}
+
+/* This rank's share of a round. */
 static int draw_pairs(const struct round *r, struct comm_queue *queue)
 {
     const struct population *p = r->population;
-    const size_t wanted = PAIRS_PER_RANK * (size_t)(p->comm->size - 1) + 1;
-    const size_t even = (wanted + r->n_live - 1) / r->n_live, cuts = even < r->n ? even : r->n;
-    const size_t n_pairs = r->n_live * cuts;
+    const struct cuts cuts = cuts_of(r);
     struct shots_run run = p->run;
 
     run.what = p->objective == POPULATION_ACCURACY ? SHOTS_ANSWERS : SHOTS_TARGETS;
     for (;;) {
-        const int64_t pair = comm_queue_next(queue);
-        if (pair < 0 || (size_t)pair >= n_pairs)
+        const int64_t number = comm_queue_next(queue);
+        if (number < 0 || (size_t)number >= cuts.n_pairs)
             return 0;
         if (signals_pending()) {
             r->result->interrupted = true;
             comm_queue_stop(queue);
             return 0;
         }
-        const size_t candidate = r->live[(size_t)pair / cuts], cut = (size_t)pair % cuts;
-        const size_t first = r->first + cut * r->n / cuts;
-        const size_t n = r->first + (cut + 1) * r->n / cuts - first;
-        if (p->wear(p->context, candidate) != 0 ||
-            shots_run(p->shots, &run, r->which + first, n,
-                      r->result->outcomes + candidate * r->n_which + first) != 0) {
+        const struct pair pair = pair_at(r, &cuts, (size_t)number);
+        if (p->wear(p->context, pair.candidate) != 0 ||
+            shots_run(p->shots, &run, r->which + pair.first, pair.n,
+                      r->result->outcomes + pair.candidate * r->n_which + pair.first) != 0) {
             comm_queue_stop(queue);
             return -1;
         }
         if (p->progress)
-            p->progress(p->context, (size_t)pair + 1, n_pairs);
+            p->progress(p->context, (size_t)number + 1, cuts.n_pairs);
     }
 }
 
@@ -97,8 +129,10 @@ static int run_round(struct round *r, size_t n_candidates)
 {
     const struct comm *comm = r->population->comm;
     struct comm_queue queue = {0};
-    int status = comm_agree(comm, comm_queue_create(comm, &queue));
 
+    if (r->n_live * r->n == 0)
+        return 0;
+    int status = comm_agree(comm, comm_queue_create(comm, &queue));
     if (status != 0)
         return -1;
     status = comm_agree(comm, draw_pairs(r, &queue));

@@ -171,6 +171,8 @@ static int add_file(struct report *r, const char *path)
     r->files = all;
     if (access(path, R_OK) != 0)
         return error_set("%s: %s", path, strerror(errno));
+    if (h5_is_kind(path, "t2 live curve"))
+        return 0; /* beside an expert, which has the same curve: for t2 watch */
     struct report_file *f = &all[r->n_files];
     *f = (struct report_file){.path = path, .file = h5_open(path)};
     if (f->file < 0)
@@ -262,6 +264,10 @@ struct page *report_build(const char *const *paths, size_t n_paths,
     *notice = NULL;
     for (size_t i = 0; good && i < n_paths; i++)
         good = add_file(&r, paths[i]) == 0;
+    if (good && n_paths > 0 && r.n_files == 0)
+        good = error_set("%s: the live curve of a training, which t2 watch shows; a report takes "
+                         "the expert",
+                         paths[0]) == 0;
     if (good && options->history)
         good = history_read(&r.history, options->history) == 0;
     if (good)

@@ -1,5 +1,5 @@
 /* Adaptation: what pass one chose, the time of both passes, mixtures found by a search, and their
- * scores. From results of t2 eval --adapt and mixtures of t2 adapt. */
+ * scores. From results of t2 eval --adapt, mixtures of t2 adapt, and results made with those. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -163,8 +163,11 @@ static void mixture_table(struct report *r, struct page_section *section,
     if (!out)
         return;
     fputs("matrices", out);
-    for (size_t k = 0; k < n; k++)
-        fprintf(out, "|%s", report_text(r, group, "experts", k));
+    for (size_t k = 0; k < n; k++) {
+        putc('|', out);
+        for (const char *c = report_text(r, group, "experts", k); *c; c++)
+            putc(*c == '|' ? '/' : *c, out); /* which parts the heads */
+    }
     memset(align + 1, 'r', n);
     struct page_table *table = fclose(out) == 0 ? page_table(section, f->name, align, heads) : NULL;
     for (size_t g = 0; table && g < n_groups; g++) {
@@ -201,15 +204,47 @@ static void mixture_figure(struct report *r, struct page_section *section,
     report_figure(r, section, title, &plot);
 }
 
+/* The coefficients of a mixture, or of results that were made with one. */
+static double *coefficients(struct report *r, const struct report_file *f, hid_t *group,
+                            size_t *n_groups, size_t *n)
+{
+    const bool may = f->kind == REPORT_MIXTURE || f->kind == REPORT_RESULTS;
+    double *alpha = NULL;
+
+    *group = may ? report_open(f->file, "mixture") : (hid_t)-1;
+    if (*group >= 0)
+        alpha = report_grid(r, *group, "alpha", n_groups, n);
+    return alpha && *n > 0 && *n <= MAX_EXPERTS && *n_groups > 0 ? alpha : NULL;
+}
+
+/* Has a mixture, or results before this one, the same coefficients? */
+static bool is_shown(struct report *r, size_t index, const double *alpha, size_t n_groups, size_t n)
+{
+    bool shown = false;
+
+    for (size_t i = 0; i < r->n_files && !shown; i++) {
+        size_t other_groups = 0, other_n = 0;
+        hid_t group;
+        if (i == index || (r->files[i].kind == REPORT_RESULTS && i > index))
+            continue;
+        const double *other = coefficients(r, &r->files[i], &group, &other_groups, &other_n);
+        shown = other && other_groups == n_groups && other_n == n &&
+                memcmp(other, alpha, n_groups * n * sizeof *alpha) == 0;
+        if (group >= 0)
+            H5Gclose(group);
+    }
+    return shown;
+}
+
 void report_mixtures(struct report *r, struct page_section *section)
 {
     for (size_t i = 0; i < r->n_files; i++) {
         const struct report_file *f = &r->files[i];
-        hid_t group = f->kind == REPORT_MIXTURE ? report_open(f->file, "mixture") : (hid_t)-1;
         size_t n_groups = 0, n = 0;
-        const double *alpha = group >= 0 ? report_grid(r, group, "alpha", &n_groups, &n) : NULL;
+        hid_t group;
+        const double *alpha = coefficients(r, f, &group, &n_groups, &n);
 
-        if (alpha && n > 0 && n <= MAX_EXPERTS && n_groups > 0) {
+        if (alpha && (f->kind == REPORT_MIXTURE || !is_shown(r, i, alpha, n_groups, n))) {
             mixture_table(r, section, f, group, alpha, n_groups, n);
             if (n_groups > 1)
                 mixture_figure(r, section, f, group, alpha, n_groups, n);

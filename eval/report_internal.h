@@ -83,6 +83,9 @@ void report_adaptation(struct report *report);
 void report_history(struct report *report);
 void report_paper(struct report *report);
 
+/* LoRA by policy gradient, in the paper's section (report_training.c). */
+void report_lora_curves(struct report *report, struct page_section *section);
+
 /* Parts of the paper's section that adaptation fills (report_adaptation.c). */
 void report_strategies(struct report *report, struct page_section *section);
 void report_passes(struct report *report, struct page_section *section);

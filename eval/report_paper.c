@@ -6,12 +6,12 @@
 #include "eval/report_internal.h"
 
 enum paper_part {
-    PART_TRAINED,  /* experts with a test */
-    PART_ABLATION, /* trained on one task in several ways */
-    PART_OTHERS,   /* adapters that are not SVF */
-    PART_CURVES,   /* curves of SVF experts */
-    PART_OTHER_CURVES,
-    PART_SPECTRA, /* a factor file */
+    PART_TRAINED,     /* experts with a test */
+    PART_ABLATION,    /* trained on one task in several ways */
+    PART_OTHERS,      /* adapters that are not SVF */
+    PART_CURVES,      /* curves of SVF experts */
+    PART_LORA_CURVES, /* LoRA by policy gradient */
+    PART_SPECTRA,     /* a factor file */
     PART_SECOND_SPECTRA,
     PART_TRANSFER, /* scores of experts that t2 transfer has made */
     PART_STRATEGIES,
@@ -30,12 +30,11 @@ static const struct {
      "jobs/recipes/paper-pg-mlp.ini --out gsm8k.h5, and the same for mbpp_hidden and arc_easy.",
      PART_TRAINED},
     {"table-2", "Table 2: unseen tasks, by strategy of adaptation",
-     "Filled by t2 eval MODEL --experts gsm8k.h5,mbpp.h5,arc.h5 --adapt prompt|classifier, and by "
-     "t2 "
-     "adapt, on math, humaneval and arc_challenge.",
+     "Filled by t2 eval MODEL --experts gsm8k.h5,mbpp.h5,arc.h5 --adapt prompt (or cls, with "
+     "--cls-expert), and by t2 adapt, on math, humaneval and arc_challenge.",
      PART_STRATEGIES},
     {"table-3", "Table 3: time of the first and the second pass",
-     "Filled by t2 eval MODEL --experts ... --adapt prompt|classifier, which measures both passes.",
+     "Filled by t2 eval MODEL --experts ... --adapt prompt (or cls), which measures both passes.",
      PART_PASSES},
     {"table-4", "Table 4: ablation of objective, adapter and matrices",
      "Filled by two or more experts of one task: jobs/recipes/paper-pg-*.ini and paper-next-*.ini "
@@ -46,7 +45,9 @@ static const struct {
      "Filled by experts of t2 transfer and the results of t2 eval --adapter with them.",
      PART_TRANSFER},
     {"table-7", "Table 7: other adapters",
-     "Filled by experts of other kinds: t2 train MODEL --adapter lora|dora|ia3 --task gsm8k.",
+     "Filled by experts of other kinds, with a test: t2 train MODEL --task gsm8k --recipe "
+     "jobs/recipes/compare-lora.ini --out lora.h5, and the same with compare-dora.ini and "
+     "compare-ia3.ini.",
      PART_OTHERS},
     {"table-8", "Table 8: by number of shots",
      "Filled by t2 adapt --shots 3, 5 and 10 (cross-entropy method), beside t2 train --adapter ia3 "
@@ -66,10 +67,11 @@ static const struct {
      "experts.",
      PART_CONFUSION},
     {"figure-7", "Figure 7: mixing weights found by the search",
-     "Filled by t2 adapt with the cross-entropy method.", PART_MIXTURES},
+     "Filled by t2 adapt, or by t2 eval --adapter with what it has found.", PART_MIXTURES},
     {"figure-9", "Figure 9: learning curves of LoRA with policy gradient",
-     "Filled by t2 train MODEL --adapter lora --objective reinforce, at several rates.",
-     PART_OTHER_CURVES},
+     "Filled by t2 train MODEL --task gsm8k --recipe jobs/recipes/compare-lora-pg.ini --rate 2e-4 "
+     "--out lora-pg.h5, and at other rates up to 5e-2.",
+     PART_LORA_CURVES},
     {"figure-10", "Figure 10: top-r shares of the singular values, first model",
      "Filled by the factor file of t2 decompose MODEL --modules all.", PART_SPECTRA},
     {"figure-11", "Figure 11: top-r shares of the singular values, second model",
@@ -167,12 +169,12 @@ static void transfer_row(struct report *r, const struct report_file *f, const ch
     }
 }
 
-static void curves_link(struct report *r, struct page_section *section, bool svf)
+static void curves_link(struct report *r, struct page_section *section)
 {
     for (size_t i = 0; i < r->n_files; i++) {
         const struct report_file *f = &r->files[i];
         if (f->kind == REPORT_EXPERT && H5Lexists(f->file, "curve", H5P_DEFAULT) > 0 &&
-            (strcmp(report_get(r, f->file, "adapter"), "svf") == 0) == svf) {
+            strcmp(report_get(r, f->file, "adapter"), "svf") == 0) {
             page_link(section, "curves", "Learning curves");
             return;
         }
@@ -204,8 +206,10 @@ void report_paper(struct report *r)
             report_confusion(r, section);
         else if (part == PART_MIXTURES)
             report_mixtures(r, section);
-        else if (part == PART_CURVES || part == PART_OTHER_CURVES)
-            curves_link(r, section, part == PART_CURVES);
+        else if (part == PART_CURVES)
+            curves_link(r, section);
+        else if (part == PART_LORA_CURVES)
+            report_lora_curves(r, section);
         else if (r->analysis.n_factors > (part == PART_SECOND_SPECTRA ? 1 : 0))
             page_link(section, "spectra", "Spectra");
         if (page_section_is_empty(section))

@@ -54,8 +54,24 @@ static double *smoothed(struct report *r, const double *x, size_t n)
 /* ---- curves ------------------------------------------------------------------------------------
  */
 
-/* One column of all experts of a task; with `validation` their validations beside it. */
+/* Figure 9 of the paper is about these. */
+static bool is_lora_by_reward(struct report *r, const struct report_file *f)
+{
+    const char *settings = report_get(r, f->file, "settings");
+
+    return was_trained(f) && strcmp(report_get(r, f->file, "adapter"), "lora") == 0 &&
+           strcmp(report_setting(r, settings, "objective"), "reinforce") == 0;
+}
+
+static bool any_expert(struct report *r, const struct report_file *f)
+{
+    (void)r;
+    return is_expert(f);
+}
+
+/* One column of a task's experts; with `validation` their validations beside it. */
 static void curve_figure(struct report *r, struct page_section *section, const char *task,
+                         bool (*wanted)(struct report *, const struct report_file *),
                          const char *column, const char *label, bool validation)
 {
     struct plot_series *series = calloc(2 * MAX_LINES, sizeof *series);
@@ -65,7 +81,7 @@ static void curve_figure(struct report *r, struct page_section *section, const c
     for (size_t i = 0; series && i < r->n_files && n_lines < MAX_LINES; i++) {
         const struct report_file *f = &r->files[i];
         size_t length, rows;
-        if (!is_expert(f) || strcmp(task_of(r, f), task) != 0)
+        if (!wanted(r, f) || strcmp(task_of(r, f), task) != 0)
             continue;
         snprintf(path, sizeof path, "curve/%s", column);
         if (H5Lexists(f->file, "curve", H5P_DEFAULT) <= 0)
@@ -137,8 +153,40 @@ void report_curves(struct report *r)
         if (!first_of_task(r, i))
             continue;
         const char *task = task_of(r, &r->files[i]);
-        curve_figure(r, section, task, "accuracy", "accuracy of answers in training", true);
-        curve_figure(r, section, task, "entropy", "entropy of a token, nats", false);
+        curve_figure(r, section, task, any_expert, "accuracy", "accuracy of answers in training",
+                     true);
+        curve_figure(r, section, task, any_expert, "entropy", "entropy of a token, nats", false);
+    }
+}
+
+void report_lora_curves(struct report *r, struct page_section *section)
+{
+    struct page_table *table = NULL;
+
+    for (size_t i = 0; i < r->n_files; i++) {
+        const struct report_file *f = &r->files[i];
+        if (!is_lora_by_reward(r, f))
+            continue;
+        const char *settings = report_get(r, f->file, "settings");
+        if (!table)
+            table = page_table(section, "", "lllrrrr",
+                               "expert|task|rate|clip norm|steps|validation before|best");
+        page_cell(table, "%s", f->name);
+        page_cell(table, "%s", task_of(r, f));
+        page_cell(table, "%s", report_setting(r, settings, "rate"));
+        page_cell(table, "%s", report_setting(r, settings, "clip-norm"));
+        page_number(table, 0, report_real(f->file, "steps"));
+        page_number(table, 3, report_real(f->file, "valid_before"));
+        page_number(table, 3, report_real(f->file, "valid_best"));
+    }
+    for (size_t i = 0; i < r->n_files; i++) {
+        bool first = is_lora_by_reward(r, &r->files[i]);
+        for (size_t k = 0; first && k < i; k++)
+            first = !is_lora_by_reward(r, &r->files[k]) ||
+                    strcmp(task_of(r, &r->files[k]), task_of(r, &r->files[i])) != 0;
+        if (first)
+            curve_figure(r, section, task_of(r, &r->files[i]), is_lora_by_reward, "accuracy",
+                         "accuracy of answers in training, LoRA by policy gradient", true);
     }
 }
 

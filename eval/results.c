@@ -200,6 +200,8 @@ int results_write(const char *path, const struct run_info *info, const struct ta
     for (size_t i = 0; i < n_results; i++)
         if (put_result(tasks, &results[i]))
             goto done;
+    if (info->mixture && info->mixture->n_experts > 0 && mixture_put(file, info->mixture))
+        goto done;
     status = adapt_file_put_confusion(file, results, n_results);
 done:
     if (status)
@@ -388,6 +390,7 @@ int results_describe(const char *path, FILE *out)
         text_table_cell(&listing.table, "%s", heads[i]);
     H5Literate(tasks, H5_INDEX_NAME, H5_ITER_INC, NULL, list_task, &listing);
     text_table_print(&listing.table, out, 2);
+    mixture_describe(file, out);
     fputc('\n', out);
     adapt_file_describe(file, out);
     H5Literate(tasks, H5_INDEX_NAME, H5_ITER_INC, NULL, list_first_item, out);

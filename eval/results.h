@@ -6,6 +6,7 @@
  *
  *   /                    attributes: what made the file (struct run_info)
  *   /tasks/NAME          attributes: metrics and settings
+ *   /mixture             of runs with a mixture of t2 adapt: its coefficients (mixture_file.h)
  *   /tasks/NAME/items    one dataset a column, one row an item, in item order: id, prompt, answer,
  *                        gold (UTF-8 strings), correct, correct_normalised, n_samples, n_right (of
  * all samples; answer, correct and finish are the first one's), predicted, gold_index, logprobs
@@ -18,6 +19,7 @@
 #include <stdio.h>
 
 #include "eval/evaluate.h"
+#include "eval/mixture_file.h"
 
 enum { RESULTS_FORMAT_VERSION = 1 };
 
@@ -34,6 +36,7 @@ struct run_info {
     uint64_t seed;
     const char *started; /* ISO 8601, UTC */
     double seconds;
+    const struct mixture *mixture; /* of the adapter, where it is one (mixture_file.h); or NULL */
 };
 
 /* Rank 0 alone calls it. 0, or -1 with error_set. */

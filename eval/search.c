@@ -119,7 +119,7 @@ static int check_options(const struct search_options *o)
                                     search_n_elite(&(struct search){.options = *o}) < 2))
         return error_set(
             "an elite ratio of %g leaves fewer than two of %zu points: their deviation "
-            "would be zero",
+            "would be zero; a larger ratio or population keeps two",
             o->elite_ratio, o->population);
     if (o->method == SEARCH_CMAES && (o->population < 4 || o->n > SEARCH_MAX_CMAES))
         return error_set("CMA-ES needs a population of 4 or more and at most %d coordinates, not "

@@ -7,6 +7,7 @@
 #include "eval/evaluate.h"
 #include "eval/gather.h"
 #include "eval/metrics.h"
+#include "mpi/hash.h"
 
 /* The shares of right samples, and pass@k. */
 static void compute_samples(struct task_result *result)
@@ -30,6 +31,32 @@ static void compute_samples(struct task_result *result)
     free(values);
 }
 
+static int compare_hashes(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* NaN when out of memory. */
+static double one_answer_share(const struct item_record *items, size_t n)
+{
+    uint64_t *hashes = malloc(n * sizeof *hashes);
+    size_t most = 0;
+
+    if (!hashes)
+        return NAN;
+    for (size_t i = 0; i < n; i++)
+        hashes[i] = items[i].answer ? hash_text(items[i].answer) : 0;
+    qsort(hashes, n, sizeof *hashes, compare_hashes);
+    for (size_t i = 0, first = 0; i < n; i++) {
+        if (hashes[i] != hashes[first])
+            first = i;
+        most = i - first + 1 > most ? i - first + 1 : most;
+    }
+    free(hashes);
+    return (double)most / (double)n;
+}
+
 void evaluate_metrics(const struct task *task, struct task_result *result)
 {
     size_t n = result->n_items, n_correct = 0, n_normalised = 0, n_scored = 0;
@@ -46,6 +73,7 @@ void evaluate_metrics(const struct task *task, struct task_result *result)
         }
     }
     result->accuracy = (double)n_correct / (double)n;
+    result->one_answer_share = one_answer_share(items, n);
     result->accuracy_error = metrics_standard_error(n_correct, n);
     if (result->samples > 1 || result->pass_at)
         compute_samples(result);
@@ -80,6 +108,7 @@ struct task_result evaluate_no_result(void)
                                 .auc = NAN,
                                 .gold_probability = NAN,
                                 .pass_at_k = NAN,
+                                .one_answer_share = NAN,
                                 .pass_at_k_error = NAN};
 }
 

@@ -4,13 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "eval/mixture_file.h"
 #include "jobs/adapt_state.h"
 #include "mpi/error.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
 #include "mpi/text.h"
-
-enum { MAX_ROWS = 4096 };
 
 static int put_attributes(hid_t file, const struct adapt_result *r)
 {
@@ -58,37 +57,29 @@ static int put_mixture(hid_t file, const struct adapt_result *r)
 {
     const struct fewshot *f = r->f;
     const struct expert_set *set = f->set;
-    const size_t n_groups = f->n_groups;
-    double *alpha = malloc((f->n + 1) * sizeof *alpha);
-    char(*names)[96] = malloc((n_groups + 1) * sizeof *names);
-    const char **texts = malloc((n_groups + set->n + 1) * sizeof *texts);
-    hid_t group = -1;
+    struct mixture m = {
+        .n_experts = set->n, .n_groups = f->n_groups, .experts = (char **)set->names};
+    char(*names)[96] = malloc((m.n_groups + 1) * sizeof *names);
     int status = -1;
 
-    if (!alpha || !names || !texts) {
+    m.alpha = malloc((f->n + 1) * sizeof *m.alpha);
+    m.files = calloc(set->n + 1, sizeof *m.files);
+    m.groups = calloc(m.n_groups + 1, sizeof *m.groups);
+    if (!names || !m.alpha || !m.files || !m.groups) {
         error_set("out of memory");
         goto done;
     }
-    fewshot_coefficients(f, f->search.best, alpha);
-    if ((group = h5_group_create(file, "mixture")) < 0 ||
-        h5_column_texts(group, "experts", (const char *const *)set->names, set->n) ||
-        h5_put_doubles(group, "alpha", alpha, n_groups, set->n))
-        goto done;
+    fewshot_coefficients(f, f->search.best, m.alpha);
     for (size_t k = 0; k < set->n; k++)
-        texts[k] = set->experts[k].path;
-    if (h5_column_texts(group, "files", texts, set->n))
-        goto done;
-    for (size_t g = 0; g < n_groups; g++)
-        texts[g] = expert_set_group_name(set, f->options.per, g, names[g], sizeof names[g]);
-    if (h5_column_texts(group, "groups", texts, n_groups))
-        goto done;
-    status = 0;
+        m.files[k] = set->experts[k].path;
+    for (size_t g = 0; g < m.n_groups; g++)
+        m.groups[g] = expert_set_group_name(set, f->options.per, g, names[g], sizeof names[g]);
+    status = mixture_put(file, &m);
 done:
-    if (group >= 0)
-        H5Gclose(group);
-    free(alpha);
     free(names);
-    free(texts);
+    free(m.alpha);
+    free(m.files);
+    free(m.groups);
     return status;
 }
 
@@ -201,36 +192,6 @@ static void name_cell(struct text_table *table, hid_t group, const char *column,
     free(name);
 }
 
-/* The coefficients: a row a group, a column an expert. */
-static void show_mixture(hid_t group, FILE *out)
-{
-    size_t n_groups = 0, n = 0;
-    double *alpha = NULL;
-    struct text_table table;
-
-    if (!h5_shape(group, "alpha", &n_groups, &n) || n == 0 || n > EXPERT_SET_MAX ||
-        n_groups > MAX_ROWS || !(alpha = malloc((n_groups * n + 1) * sizeof *alpha)) ||
-        h5_get_doubles(group, "alpha", alpha, n_groups, n) != 0) {
-        free(alpha);
-        return;
-    }
-    char align[EXPERT_SET_MAX + 2] = "l";
-    memset(align + 1, 'r', n);
-    align[n + 1] = '\0';
-    text_table_begin(&table, align);
-    text_table_cell(&table, "coefficients");
-    for (size_t k = 0; k < n; k++)
-        name_cell(&table, group, "experts", k);
-    for (size_t g = 0; g < n_groups; g++) {
-        name_cell(&table, group, "groups", g);
-        for (size_t k = 0; k < n; k++)
-            text_table_cell(&table, "%.4f", alpha[g * n + k]);
-    }
-    fputc('\n', out);
-    text_table_print(&table, out, 2);
-    free(alpha);
-}
-
 static void show_scores(hid_t group, FILE *out)
 {
     static const char *const heads[] = {"shots", "shots_error", "test", "test_error", "gap"};
@@ -284,11 +245,7 @@ int adapt_result_describe(const char *path, FILE *out)
         h5_get_int(file, "test_items", &test) && h5_get_real(file, "best", &best))
         fprintf(out, "%-13s %.4f on %lld shots after %lld iterations; %lld test items\n", "best",
                 best, (long long)shots, (long long)iterations, (long long)test);
-    if (H5Lexists(file, "mixture", H5P_DEFAULT) > 0 &&
-        (group = H5Gopen2(file, "mixture", H5P_DEFAULT)) >= 0) {
-        show_mixture(group, out);
-        H5Gclose(group);
-    }
+    mixture_describe(file, out);
     if (H5Lexists(file, "scores", H5P_DEFAULT) > 0 &&
         (group = H5Gopen2(file, "scores", H5P_DEFAULT)) >= 0) {
         show_scores(group, out);

@@ -1,37 +1,54 @@
 #!/usr/bin/env bash
-# The table of self-adaptation: base model, each expert, and the strategies A (prompt), B (cls) and
-# C (mixture of experts on a few shots) on tasks that no expert was trained on, with standard errors
-# and pass one's share of the time.
+# The tables of self-adaptation: base model, each expert, the strategies A (prompt), B (cls) and C
+# (cem: a mixture of experts found on a few shots, beside the uniform one) on tasks that no expert
+# was trained on: scores with standard errors, seconds with pass one's share.
 #
-#   jobs/adapt_table.sh MODEL FACTORS.h5 FOLDER
+#   jobs/adapt_table.sh MODEL FOLDER               such as: jobs/adapt_table.sh data/mini mini-table
+#   jobs/adapt_table.sh MODEL FACTORS.h5 FOLDER    with factors of t2 decompose that are there
 #
 #   EXPERTS   tasks that get an expert             (gsm8k arc_easy sst2)
 #   UNSEEN    tasks of the table                   (mawps arc_challenge)
+#   CLS       what the classifier learns           (cls:gsm8k,arc_easy,sst2)
 #   LIMIT     items of each in the table; 0: all   (0)
 #   RECIPE    settings of training and mixing      (jobs/recipes/adapt-table.ini)
-#   TRAIN     further options of t2 train, such as "--steps 10"
+#   TRAIN     further options of t2 train, such as "--steps 10"; TRAIN_gsm8k: of that task alone;
+#             TRAIN_cls: of the classifier's       ("--objective next-token")
 #   ADAPT     further options of t2 adapt
 #   EVAL      further options of t2 eval, such as "--max-new 64"
-#   T2        the program with its launcher, such as "mpirun -n 2 t2"
+#   T2        the program with its launcher        (t2, else build/release/t2; "mpirun -n 2 t2")
 #
-# Experts, results and the table (table.txt) stay in FOLDER; what is there is not made again, and a
-# training or search that was stopped goes on. The table is also printed, one row a method and task:
-# method, task, score, standard error, items, seconds, percent of them in pass one.
+# data/mini has defaults of its own: experts for add, sentiment and choice, by jobs/recipes/mini.ini,
+# on subtract, reverse and mixed, in about a minute. Experts, results and the tables (tables.txt;
+# rows.tsv for programs) stay in FOLDER; what is there is not made again, and a training or search
+# that was stopped goes on.
 set -euo pipefail
 here=$(dirname "$0")
-if [ $# -ne 3 ]; then
-    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+# shellcheck source=jobs/lib.sh
+. "$here/lib.sh"
+if [ $# -lt 2 ] || [ $# -gt 3 ]; then
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d' >&2
     exit 2
 fi
-model=$1 factors=$2 folder=$3
+model=$1
+folder=${!#}
+if [ -e "$model/tasks/mixed.ini" ]; then # data/mini
+    : "${EXPERTS:=add sentiment choice}" "${UNSEEN:=subtract reverse mixed}" "${CLS:=cls}"
+    : "${RECIPE:=$here/recipes/mini.ini}" "${TRAIN_choice:=--objective next-token}"
+fi
 read -ra experts <<<"${EXPERTS:-gsm8k arc_easy sst2}"
 read -ra unseen <<<"${UNSEEN:-mawps arc_challenge}"
-read -ra t2 <<<"${T2:-t2}"
+built=$here/../build/release/t2
+read -ra t2 <<<"${T2:-$(command -v t2 || { [ -x "$built" ] && echo "$built"; } || echo t2)}"
 read -ra train <<<"${TRAIN:-}"
 read -ra adapt <<<"${ADAPT:-}"
 read -ra evaluate <<<"${EVAL:-}"
+: "${TRAIN_cls:=--objective next-token}"
 recipe=${RECIPE:-$here/recipes/adapt-table.ini}
 limit=${LIMIT:-0}
+if ! command -v "${t2[0]}" >/dev/null; then
+    echo "adapt_table.sh: ${t2[0]} is neither on the PATH nor built in build/release; name it with T2" >&2
+    exit 2
+fi
 mkdir -p "$folder"
 
 join() { # join , A B C
@@ -40,61 +57,110 @@ join() { # join , A B C
     echo "$*"
 }
 
-learn() { # learn TASK OUT
-    [ -e "$2" ] || "${t2[@]}" train "$model" --recipe "$recipe" --factors "$factors" --task "$1" \
-        --out "$2" --resume "${train[@]}" </dev/null >&2
+step() { printf '\n== %s\n' "$*" >&2; }
+
+learn() { # learn NAME TASK: FOLDER/NAME.h5
+    local own="TRAIN_${1//[^A-Za-z0-9_]/_}" more
+    read -ra more <<<"${!own:-}"
+    [ -e "$folder/$1.h5" ] && return
+    step "an expert for $1"
+    "${t2[@]}" train "$model" --recipe "$recipe" --factors "$factors" --task "$2" --test-limit 0 \
+        --out "$folder/$1.h5" --resume "${more[@]}" "${train[@]}" </dev/null >&2
+}
+
+mix() { # mix METHOD TASK: FOLDER/METHOD-TASK.h5
+    [ -e "$folder/$1-$2.h5" ] && return
+    step "a mixture for $2: $1"
+    "${t2[@]}" adapt "$model" --recipe "$recipe" --experts "$all" --task "$2" --test-limit 0 \
+        --method "$1" --out "$folder/$1-$2.h5" --resume "${adapt[@]}" </dev/null >&2
 }
 
 number() { # number FILE ATTRIBUTE: an attribute of a results file; empty where there is none
     { h5dump -a "$2" "$1" 2>/dev/null || true; } | sed -n 's/.*(0): //p'
 }
 
-# score METHOD OPTIONS...: a row for each unseen task.
+row() { # row METHOD TASK FILE: method, task, score, standard error, items, seconds of both passes
+    local at=/tasks/$2
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$(number "$3" "$at/accuracy")" \
+        "$(number "$3" "$at/accuracy_error")" "$(number "$3" "$at/n_items")" \
+        "$(number "$3" "$at/adapt/pass_one/seconds")" "$(number "$3" "$at/seconds")" >>"$rows"
+}
+
+# score METHOD TASKS FILE OPTIONS...: rows of the results in FOLDER/FILE, made if need be.
 score() {
-    local method=$1 file=$folder/$1.results.h5 task
-    shift
-    [ -e "$file" ] || "${t2[@]}" eval "$model" --tasks "$(join , "${unseen[@]}")" --limit "$limit" \
-        --out "$file.tmp" "$@" "${evaluate[@]}" </dev/null >&2
-    [ -e "$file" ] || mv "$file.tmp" "$file"
-    for task in "${unseen[@]}"; do
+    local method=$1 tasks=$2 file=$folder/$3 task
+    shift 3
+    if [ ! -e "$file" ]; then
+        step "$method on $tasks"
+        "${t2[@]}" eval "$model" --tasks "$tasks" --limit "$limit" --out "$file.tmp" "$@" \
+            "${evaluate[@]}" </dev/null >&2
+        mv "$file.tmp" "$file"
+    fi
+    for task in ${tasks//,/ }; do
         row "$method" "$task" "$file"
     done
 }
 
-row() { # row METHOD TASK FILE
-    local at=/tasks/$2 one two
-    one=$(number "$3" "$at/adapt/pass_one/seconds")
-    two=$(number "$3" "$at/seconds")
-    awk -v method="$1" -v task="$2" -v score="$(number "$3" "$at/accuracy")" \
-        -v error="$(number "$3" "$at/accuracy_error")" -v n="$(number "$3" "$at/n_items")" \
-        -v one="${one:-0}" -v two="$two" 'BEGIN {
-            printf "%-14s %-16s %.4f  %.4f %6d %9.1f %6.1f\n", method, task, score, error, n,
-                one + two, (one + two > 0 ? 100 * one / (one + two) : 0) }'
+# From the rows: a line a method, a column a task.
+tables() {
+    awk -F'\t' '
+        !($1 in seen) { seen[$1]; methods[++n] = $1 }
+        !($2 in known) { known[$2]; tasks[++m] = $2 }
+        {
+            score[$1, $2] = sprintf("%.3f +- %.3f", $3, $4)
+            spent[$1, $2] = sprintf("%.1f", $6 + $7) ($6 > 0 ? sprintf(" (%.0f %%)", 100 * $6 / ($6 + $7)) : "")
+            items[$2] = $5
+        }
+        function table(head, cells, i, j) {
+            printf("%-16s", head)
+            for (j = 1; j <= m; j++) printf("  %-16s", tasks[j])
+            printf("\n")
+            for (i = 1; i <= n; i++) {
+                printf("%-16s", methods[i])
+                for (j = 1; j <= m; j++) printf("  %-16s", cells[methods[i], tasks[j]])
+                printf("\n")
+            }
+        }
+        END {
+            table("score", score)
+            printf("\n")
+            table("seconds", spent)
+            printf("\nitems:")
+            for (j = 1; j <= m; j++) printf(" %s %d%s", tasks[j], items[tasks[j]], j < m ? "," : "")
+            printf("; in brackets: of the seconds, the part of pass one\n")
+        }' "$rows" | sed 's/ *$//'
 }
 
+factors=$folder/factors.h5
+[ $# -eq 3 ] && factors=$2
+if [ ! -e "$factors" ]; then
+    step "factors of $model"
+    "${t2[@]}" decompose "$model" --modules "$(sed -n 's/^modules *= *//p' "$recipe" | head -1)" \
+        --out "$factors" --resume </dev/null >&2
+fi
 files=()
 for task in "${experts[@]}"; do
-    learn "$task" "$folder/$task.h5"
+    learn "$task" "$task"
     files+=("$folder/$task.h5")
 done
-learn "cls:$(join , "${experts[@]}")" "$folder/cls.h5"
 all=$(join , "${files[@]}")
+learn cls "${CLS:-cls:$(join , "${experts[@]}")}"
 
-{
-    printf '%-14s %-16s %-6s %-7s %6s %9s %6s\n' method task score stderr items seconds 'one %'
-    score base
-    for task in "${experts[@]}"; do
-        score "$task" --experts "$all" --adapt "$task"
-    done
-    score prompt --experts "$all" --adapt prompt
-    score cls --experts "$all" --adapt cls --cls-expert "$folder/cls.h5"
+rows=$folder/rows.tsv
+: >"$rows"
+tasks=$(join , "${unseen[@]}")
+score base "$tasks" base.results.h5
+for task in "${experts[@]}"; do
+    score "$task" "$tasks" "$task.results.h5" --experts "$all" --adapt "$task"
+done
+score prompt "$tasks" prompt.results.h5 --experts "$all" --adapt prompt
+score cls "$tasks" cls.results.h5 --experts "$all" --adapt cls --cls-expert "$folder/cls.h5"
+for method in uniform cem; do
     for task in "${unseen[@]}"; do
-        mixture=$folder/mixture-$task.h5
-        [ -e "$mixture" ] || "${t2[@]}" adapt "$model" --recipe "$recipe" --experts "$all" \
-            --task "$task" --out "$mixture" --resume "${adapt[@]}" </dev/null >&2
-        file=$folder/cem-$task.results.h5
-        [ -e "$file" ] || "${t2[@]}" eval "$model" --tasks "$task" --limit "$limit" \
-            --out "$file" --adapter "$mixture" "${evaluate[@]}" </dev/null >&2
-        row cem "$task" "$file"
+        mix $method "$task"
+        score $method "$task" "$method-$task.results.h5" --adapter "$folder/$method-$task.h5"
     done
-} | tee "$folder/table.txt"
+done
+printf '\n' >&2
+tables | tee "$folder/tables.txt"
+printf '\nAll of it as a page: t2 report %s/*.h5 --out %s/page.html\n' "$folder" "$folder" >&2

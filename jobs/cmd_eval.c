@@ -44,6 +44,7 @@ struct run {
     struct loaded loaded;
     struct adapt_setup adapt;
     struct sandbox *sandbox; /* where a task needs one */
+    struct mixture mixture;  /* of the adapter; rank 0 with --out */
     struct progress progress;
     char *data_root, *command_line, *options;
     char identity[65], cpu[256], started[32];
@@ -101,6 +102,7 @@ static int write_results(struct run *run)
         .seed = (uint64_t)s->seed,
         .started = run->started,
         .seconds = MPI_Wtime() - run->start,
+        .mixture = &run->mixture,
     };
     return results_write(s->out, &info, run->results, run->n_results);
 }
@@ -269,6 +271,17 @@ static int prepare(struct run *run, const char *model)
     return 0;
 }
 
+/* The coefficients of the file that all prompts run with, for the results. */
+static int read_mixture(struct run *run)
+{
+    const struct adapt *a = &run->adapt.adapt;
+    const char *path = run->adapt.on && a->fixed >= 0 ? run->adapt.set.experts[a->fixed].path
+                                                      : run->settings->load.adapter;
+
+    return path && run->settings->out && run->comm->rank == 0 ? mixture_read(&run->mixture, path)
+                                                              : 0;
+}
+
 static int evaluate(struct run *run, const char *path, bool chat_asked)
 {
     int rc = comm_agree(run->comm, prepare(run, path));
@@ -288,7 +301,10 @@ static int evaluate(struct run *run, const char *path, bool chat_asked)
     if (rc)
         return rc;
     /* A rank has as many programs under way as threads: they share its processors. */
-    rc = comm_agree(run->comm, open_sandbox(run, (size_t)run->loaded.model_options.n_threads));
+    rc =
+        comm_agree(run->comm, read_mixture(run) != 0
+                                  ? -1
+                                  : open_sandbox(run, (size_t)run->loaded.model_options.n_threads));
     /* What is wrong with the last task is told before the first has run. */
     for (size_t i = 0; rc == 0 && run->n_tasks > 1 && i < run->n_tasks; i++)
         rc = run_task(run, &run->tasks[i], true);
@@ -309,6 +325,7 @@ static void run_free(struct run *run)
         task_result_free(&run->results[i]);
     load_free(&run->loaded);
     load_adapt_free(&run->adapt);
+    mixture_free(&run->mixture);
     sandbox_close(run->sandbox);
     free(run->data_root);
     free(run->command_line);

@@ -3,17 +3,21 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "eval/results.h"
 #include "jobs/adapt_result.h"
 #include "jobs/adapt_state.h"
 #include "jobs/commands.h"
+#include "jobs/watch_view.h"
 #include "model/checkpoint.h"
 #include "model/describe.h"
 #include "model/expert.h"
+#include "model/expert_curve.h"
 #include "model/factors.h"
 #include "model/peft.h"
 #include "mpi/error.h"
+#include "mpi/text.h"
 #include "train/train_result.h"
 
 static int inspect_model(const char *path, bool verbose)
@@ -23,6 +27,21 @@ static int inspect_model(const char *path, bool verbose)
 
     checkpoint_free(ck);
     return rc;
+}
+
+static int inspect_live(const char *path)
+{
+    const struct watch_place here = watch_place_here();
+    const double now = (double)time(NULL);
+    struct curve_file curve;
+
+    if (curve_read(&curve, path) != 0)
+        return -1;
+    printf("%s: live curve of t2 train (t2 watch follows it)\n\n", path);
+    watch_print(stdout, &curve, watch_life(&curve, &here, now), now,
+                text_terminal_width(stdout, 100), expert_curve_utf8());
+    curve_free(&curve);
+    return 0;
 }
 
 static int inspect(const char *path, bool verbose)
@@ -56,6 +75,8 @@ static int inspect(const char *path, bool verbose)
         return train_state_describe(path, stdout);
     if (adapt_state_is_file(path))
         return adapt_state_describe(path, stdout);
+    if (live_curve_is_file(path))
+        return inspect_live(path);
     if (results_is_hdf5(path))
         return results_describe(path, stdout);
     return error_set("%s: neither a model (a Hugging Face folder or a GGUF file) nor a factor, "

@@ -38,12 +38,14 @@ struct run {
     struct task task;
     size_t n_tasks;
     struct loaded loaded;
+    struct sandbox *sandbox; /* where the task's answers are programs */
     struct module *modules;
     size_t n_modules;
     struct factors *factors;
     struct adapter *adapter;
     char *data_root, *command_line, *record, *deciding, *train_settings, *adapter_text;
-    char *factors_path, *state_path;
+    char *factors_path, *state_path, *live_path;
+    struct live_curve live;
     uint64_t train_digest, valid_digest; /* of the data's rows */
     char identity[65], fingerprint[65], cpu[256], started[32];
     struct train_state state;
@@ -56,16 +58,6 @@ struct run {
 /* ---- files -------------------------------------------------------------------------------------
  */
 
-/* "dir/e.h5" with `suffix` for ".h5" -> "dir/e.factors.h5". */
-static char *beside(const char *out, const char *suffix)
-{
-    const size_t n = strlen(out);
-    const size_t stem = n > 3 && strcmp(out + n - 3, ".h5") == 0 ? n - 3 : n;
-    char *path = NULL;
-
-    return asprintf(&path, "%.*s%s", (int)stem, out, suffix) < 0 ? NULL : path;
-}
-
 /* On rank 0: may the run begin, with what lies there? */
 static int check_files(const struct run *run)
 {
@@ -75,6 +67,8 @@ static int check_files(const struct run *run)
         return -1;
     if (s->factors && !output_is_there(s->factors))
         return error_set("--factors %s: %s", s->factors, strerror(errno));
+    if (s->live && strcmp(s->live, s->out) == 0)
+        return error_set("--live %s is --out's file; without --live it lies beside it", s->live);
     return 0;
 }
 
@@ -148,6 +142,7 @@ static struct evaluate_options evaluation(const struct run *run)
     options.system = s->load.system;
     options.fewshot = s->fewshot;
     options.max_new = s->max_new > 0 ? s->max_new : -1;
+    options.sandbox = run->sandbox;
     return options;
 }
 
@@ -290,11 +285,13 @@ static int prepare(struct run *run)
 
     output_time(run->started);
     cpu_describe(run->cpu, sizeof run->cpu);
-    run->factors_path = s->factors ? strdup(s->factors) : beside(s->out, ".factors.h5");
+    run->factors_path = s->factors ? strdup(s->factors) : output_beside(s->out, ".factors.h5");
     if (!run->factors_path || asprintf(&run->state_path, "%s.state", s->out) < 0) {
         run->state_path = NULL;
         return error_set("out of memory");
     }
+    if (!s->live || strcmp(s->live, "off") != 0)
+        run->live_path = s->live ? strdup(s->live) : output_beside(s->out, ".live.h5");
     run->data_root = dataset_root(s->data);
     if (!run->data_root || task_list_load_with(s->task, "--task", run->path, s->domains, &run->task,
                                                1, &run->n_tasks) != 0)
@@ -326,6 +323,16 @@ static int prepare_factors(struct run *run)
         status = comm_agree(comm, open_factors(run));
     checkpoint_free(ck);
     return status;
+}
+
+/* Where answers will be graded: those of the training, of validations, of the test. */
+static int open_sandbox(struct run *run)
+{
+    const bool grades = run->options.objective == TRAIN_REINFORCE ||
+                        run->options.validate_every > 0 || run->settings->test_limit != 0;
+
+    return load_sandbox(run->comm, &command_train, &run->settings->sandbox, &run->task,
+                        grades ? 1 : 0, (size_t)run->loaded.model_options.n_threads, &run->sandbox);
 }
 
 static int make_adapter(struct run *run)
@@ -424,6 +431,21 @@ static int write_result(const struct run *run, const struct trainer *trainer)
     return status;
 }
 
+static void prepare_live(struct run *run)
+{
+    run->live = (struct live_curve){.path = run->live_path,
+                                    .task = run->task.name,
+                                    .adapter = run->kind->name,
+                                    .model = run->path,
+                                    .command_line = run->command_line,
+                                    .version = T2_VERSION,
+                                    .started = run->started,
+                                    .n_steps = run->options.steps,
+                                    .validate_every = run->options.validate_every,
+                                    .n_ranks = run->comm->size,
+                                    .quiet = run->settings->quiet};
+}
+
 static int train(struct run *run)
 {
     const struct trainer trainer = {.comm = run->comm,
@@ -436,6 +458,7 @@ static int train(struct run *run)
                                     .options = run->options,
                                     .settings = run->train_settings,
                                     .state_path = run->state_path,
+                                    .live = &run->live,
                                     .resume = run->resume.has_state,
                                     .quiet = run->settings->quiet};
 
@@ -458,7 +481,14 @@ static int run_all(struct run *run)
         return -1;
     if (run->resume.done_before)
         return 0;
-    return train(run);
+    if (comm_agree(run->comm, open_sandbox(run)) != 0)
+        return -1;
+    prepare_live(run);
+    const int status = train(run);
+    live_curve_end(&run->live, status != 0                     ? "failed"
+                               : run->end == TRAIN_INTERRUPTED ? "stopped"
+                                                               : "finished");
+    return status;
 }
 
 static void print_interrupted(const struct run *run)
@@ -480,8 +510,11 @@ static int plan(struct run *run)
     struct model_config shape;
     const struct model_config *config = &shape;
     const int n_threads = s->load.threads > 0 ? (int)s->load.threads : threads_default(run->comm);
+    struct device wish;
     int status = -1;
 
+    if (device_wish(s->load.device, &wish, NULL) != 0)
+        return -1;
     if (s->shape) {
         if (shapes_find(s->shape, &shape) != 0)
             return error_prefix("--model-shape");
@@ -501,6 +534,8 @@ static int plan(struct run *run)
                                    n_threads, (size_t)s->plan_tokens, stdout)
                 : 0;
     }
+    if (status == 0 && run->comm->rank == 0 && wish.kind == DEVICE_CUDA)
+        puts("The times are the processor's: what a device takes is not predicted.");
     checkpoint_free(ck);
     return status;
 }
@@ -511,6 +546,7 @@ static void run_free(struct run *run)
     adapter_free(run->adapter);
     factors_close(run->factors);
     load_free(&run->loaded);
+    sandbox_close(run->sandbox);
     if (run->n_tasks)
         task_free(&run->task);
     free(run->modules);
@@ -522,6 +558,7 @@ static void run_free(struct run *run)
     free(run->adapter_text);
     free(run->factors_path);
     free(run->state_path);
+    free(run->live_path);
     free(run);
 }
 
@@ -591,6 +628,7 @@ const struct command command_train = {
         "examples\n"
         "  t2 train MODEL --factors f.h5 --task sst2 --out e.h5 --validate-every 15 --resume\n"
         "  mpirun -n 4 t2 train MODEL -f f.h5 -T gsm8k -o e.h5 --batch 256 --kl 0.1 -t 2\n"
+        "  t2 train MODEL -f f.h5 -T mbpp -o code.h5 --answers 4 --baseline rloo\n"
         "  t2 train --plan --model-shape llama3-8b --modules mlp --batch 256",
     .run = command_run,
 };

@@ -12,6 +12,7 @@ const struct command *const commands[] = {
     &command_transfer,
     &command_export,
     &command_inspect,
+    &command_watch,
     &command_analyze,
     &command_report,
     &command_data,

@@ -11,6 +11,7 @@ extern const struct command command_transfer;
 extern const struct command command_export;
 extern const struct command command_eval;
 extern const struct command command_inspect;
+extern const struct command command_watch;
 extern const struct command command_analyze;
 extern const struct command command_report;
 extern const struct command command_data;

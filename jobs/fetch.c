@@ -5,15 +5,18 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "mpi/error.h"
+#include "mpi/signals.h"
 
 extern char **environ;
 
@@ -204,6 +207,26 @@ int model_check(const struct model_source *source, const char *root)
 /* ---- fetching ----------------------------------------------------------------------------------
  */
 
+/* Waits for a program; when we are asked to stop, it is too, and given five seconds for that. Its
+ * status as waitpid() has it; -1 with error_set. */
+static int wait_for(pid_t child, const char *name, int *status)
+{
+    enum { POLLS = 20, PATIENCE = 5 * POLLS };
+    const struct timespec a_while = {0, 1000 * 1000 * 1000 / POLLS};
+    pid_t ended;
+
+    for (int asked = 0; (ended = waitpid(child, status, WNOHANG)) == 0;) {
+        if (signals_pending() && asked++ % PATIENCE == 0)
+            kill(child, asked == 1 ? SIGTERM : SIGKILL);
+        nanosleep(&a_while, NULL);
+    }
+    if (ended < 0)
+        return error_set("%s: %s", name, strerror(errno));
+    return signals_pending()
+               ? error_set("stopped by %s; nothing is left behind", signals_name(signals_pending()))
+               : 0;
+}
+
 /* Runs a program to its end, its output on our stderr (or nowhere). Its exit code, 127 when there
  * is no such program, 128 or more when a signal ended it; -1 with error_set. */
 static int run_program(const char *const *words, bool silent)
@@ -227,9 +250,8 @@ static int run_program(const char *const *words, bool silent)
         return 127;
     if (rc != 0)
         return error_set("%s cannot be started: %s", words[0], strerror(rc));
-    while (waitpid(child, &status, 0) < 0)
-        if (errno != EINTR)
-            return error_set("%s: %s", words[0], strerror(errno));
+    if (wait_for(child, words[0], &status) != 0)
+        return -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
@@ -330,6 +352,7 @@ int model_fetch(const struct model_source *source, const char *root)
     bool made = false;
     int status = -1;
 
+    signals_watch();
     if (!target || !folder || check_pip() || make_folders(folder))
         goto done;
     temporary = join(folder, ".fetch-XXXXXX");

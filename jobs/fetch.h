@@ -30,7 +30,7 @@ char *model_path(const struct model_source *source, const char *root);
 int model_check(const struct model_source *source, const char *root);
 
 /* Downloads, checks, unpacks; the file appears under its name only when it is complete. 0, or -1
- * with error_set and nothing left behind. */
+ * with error_set and nothing left behind, also when asked to stop (mpi/signals.h). */
 int model_fetch(const struct model_source *source, const char *root);
 
 #endif

@@ -63,6 +63,15 @@ int output_check(const char *path)
     return status;
 }
 
+char *output_beside(const char *path, const char *suffix)
+{
+    const size_t n = strlen(path);
+    const size_t stem = n > 3 && strcmp(path + n - 3, ".h5") == 0 ? n - 3 : n;
+    char *name = NULL;
+
+    return asprintf(&name, "%.*s%s", (int)stem, path, suffix) < 0 ? NULL : name;
+}
+
 bool output_is_there(const char *path)
 {
     struct stat info;

@@ -10,6 +10,10 @@ char *output_command_line(int argc, char **argv);
 /* Before hours of work: can a file be written there? 0, or -1 with error_set naming --out. */
 int output_check(const char *path);
 
+/* "dir/e.h5" with `suffix` in place of ".h5" -> "dir/e.factors.h5"; malloc'ed, NULL when out of
+ * memory. */
+char *output_beside(const char *path, const char *suffix);
+
 /* Is there something of this name? */
 bool output_is_there(const char *path);
 

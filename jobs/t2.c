@@ -100,8 +100,21 @@ static void print_version(void)
     text_table_print(&table, stdout, 2);
 }
 
-/* The rank that a launcher gives this process, before MPI starts: what needs no MPI (help, version,
- * a misspelt command) answers at once, on rank 0 alone. */
+/* Has a launcher started other ranks too? They may have got another command line (mpirun's and
+ * srun's MPMD), so that one that leaves without MPI would let the others wait for it for ever. */
+static bool is_one_of_many(void)
+{
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+
+    if (!size)
+        size = getenv("PMI_SIZE");
+    if (!size && getenv("PMIX_RANK"))
+        size = getenv("SLURM_STEP_NUM_TASKS");
+    return size && atoi(size) > 1;
+}
+
+/* The rank that a launcher gives this process where MPI is not started: what needs none (help,
+ * version, a misspelt command) answers at once, on rank 0 alone. */
 static int launcher_rank(void)
 {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
@@ -121,7 +134,7 @@ static const struct command *find_command(const char *name)
     return NULL;
 }
 
-static int fail_unknown(const char *name)
+static int fail_unknown(const struct comm *comm, const char *name)
 {
     const char *names[64];
     size_t n = 0;
@@ -129,7 +142,7 @@ static int fail_unknown(const char *name)
     for (; commands[n] && n < 64; n++)
         names[n] = commands[n]->name;
     const char *near = text_nearest(name, names, n);
-    if (launcher_rank() != 0)
+    if (comm->rank != 0)
         return COMMAND_USAGE;
     fprintf(stderr, "t2: unknown %s '%s'", name[0] == '-' ? "option" : "command", name);
     if (near)
@@ -174,24 +187,45 @@ static int compare_command_lines(const struct comm *comm, int argc, char **argv)
                             "them the same one");
 }
 
-static int run(const struct command *command, int argc, char **argv)
+/* comm: started where this is one of many. */
+static int run(const struct command *command, struct comm *comm, int argc, char **argv)
 {
-    struct comm comm = {.handle = MPI_COMM_NULL, .size = 1, .node_size = 1};
-    int code;
+    if (comm->handle == MPI_COMM_NULL && !asks_for_help(argc, argv) &&
+        comm_init(comm, &argc, &argv) != 0)
+        return command_fail(command, comm, COMMAND_FAILED);
+    return command->run(comm, argc, argv);
+}
 
-    if (asks_for_help(argc, argv)) {
-        comm.rank = launcher_rank();
-        return command->run(&comm, argc, argv);
+/* What the command line asks for. */
+static int answer(struct comm *comm, int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : NULL;
+    char help[] = "--help";
+
+    if (name && strcmp(name, "help") == 0 && argc > 2) {
+        argv[1] = argv[2];
+        argv[2] = help;
+        argc = 3;
+        name = argv[1];
     }
-    if (comm_init(&comm, &argc, &argv) != 0)
-        return command_fail(command, &comm, COMMAND_FAILED);
-    if (compare_command_lines(&comm, argc, argv) != 0)
-        code = command_fail(command, &comm, COMMAND_USAGE);
-    else
-        code = command->run(&comm, argc, argv);
-    fflush(stdout);
-    comm_finish(&comm);
-    return code;
+    const struct command *command = name ? find_command(name) : NULL;
+    if (command)
+        return run(command, comm, argc - 1, argv + 1);
+    if (!name) {
+        if (comm->rank == 0)
+            print_help(stderr);
+        return COMMAND_USAGE;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        if (comm->rank == 0)
+            print_help(stdout);
+    } else if (strcmp(name, "--version") == 0) {
+        if (comm->rank == 0)
+            print_version();
+    } else {
+        return fail_unknown(comm, name);
+    }
+    return COMMAND_OK;
 }
 
 static bool is_pipe(int fd)
@@ -202,37 +236,26 @@ static bool is_pipe(int fd)
 
 int main(int argc, char **argv)
 {
-    const char *name = argc > 1 ? argv[1] : NULL;
-    char help[] = "--help";
-    int code = COMMAND_OK;
+    struct comm comm = {
+        .handle = MPI_COMM_NULL, .size = 1, .node_size = 1, .rank = launcher_rank()};
+    int code;
 
     blas_choose_kernels(argv);
     guard_descriptors();
     /* A reader that goes away (t2 ... | head) is an error of write(), so that a run can still
      * finish its files; see the end of main. */
     signal(SIGPIPE, SIG_IGN);
-    if (name && strcmp(name, "help") == 0 && argc > 2) {
-        argv[1] = argv[2];
-        argv[2] = help;
-        argc = 3;
-        name = argv[1];
-    }
-    const struct command *command = name ? find_command(name) : NULL;
-    if (!name) {
-        if (launcher_rank() == 0)
-            print_help(stderr);
+    if (is_one_of_many() && (comm_init(&comm, &argc, &argv) != 0 ||
+                             compare_command_lines(&comm, argc - 1, argv + 1) != 0)) {
+        if (comm.rank == 0)
+            fprintf(stderr, "t2: %s\n", error_message());
         code = COMMAND_USAGE;
-    } else if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 ||
-               strcmp(name, "help") == 0) {
-        if (launcher_rank() == 0)
-            print_help(stdout);
-    } else if (strcmp(name, "--version") == 0) {
-        if (launcher_rank() == 0)
-            print_version();
-    } else if (!command) {
-        code = fail_unknown(name);
     } else {
-        code = run(command, argc - 1, argv + 1);
+        code = answer(&comm, argc, argv);
+    }
+    if (comm.handle != MPI_COMM_NULL) {
+        fflush(stdout);
+        comm_finish(&comm);
     }
     errno = 0;
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == COMMAND_OK) {

@@ -193,9 +193,12 @@ void train_settings_table(struct train_settings *settings, struct option_spec ta
          .help = "keep each layer's input alone and compute layers again on the way back"},
         {"data", 0, OPTION_STRING, &s.data, "DIR",
          .help = "folder of the data sets (default: T2_DATA, else t2 in the user's data folder)"},
+        {"live", 0, OPTION_STRING, &s.live, "FILE|off",
+         .help = "the curve for t2 watch and h5py while it runs (default: OUT with .live.h5)"},
         {"rollout-log", 0, OPTION_STRING, &s.rollout_log, "FILE",
          .help = "every answer with its reward, as JSON lines"},
         LOAD_OPTION_SPECS(s.load),
+        SANDBOX_OPTION_SPECS(s.sandbox),
         {"plan", 'p', OPTION_FLAG, &s.plan,
          .help =
              "show parameters, memory and the time of a step on 1 to 512 ranks; trains nothing"},
@@ -371,7 +374,7 @@ int train_settings_read(struct train_settings *s, struct option_spec *table, con
     o->shard = (size_t)s->shard;
     o->seed = (uint64_t)s->seed;
     o->sampling.temperature = s->greedy ? 0 : (float)s->temperature;
-    o->sampling.top_k = (size_t)s->top_k;
+    o->sampling.top_k = (int)s->top_k;
     o->sampling.top_p = (float)s->top_p;
     o->max_new = (size_t)s->max_new;
     o->reward_right = s->reward_right;
@@ -407,11 +410,14 @@ char *train_settings_text(const struct option_spec *table)
     /* Not these: where things lie, what is shown, how the work is shared, and what comes after the
      * training. `recompute` gives the same bits; isa and device stand in the text as what was
      * chosen. */
-    static const char *const others[] = {
-        "task",        "domains",     "out",   "factors",    "resume",     "checkpoint-every",
-        "data",        "rollout-log", "isa",   "device",     "threads",    "plan",
-        "model-shape", "plan-tokens", "quiet", "test-split", "test-limit", "recompute",
-        NULL};
+    static const char *const others[] = {"task",      "domains",     "out",
+                                         "factors",   "resume",      "checkpoint-every",
+                                         "data",      "rollout-log", "live",
+                                         "isa",       "device",      "threads",
+                                         "plan",      "model-shape", "plan-tokens",
+                                         "quiet",     "test-split",  "test-limit",
+                                         "recompute", "python",      "unsafe-sandbox",
+                                         NULL};
 
     return options_settings(table, others);
 }

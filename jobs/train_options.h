@@ -3,16 +3,18 @@
 /* The options of t2 train: the table's variables, what they mean for the trainer, and the text that
  * says which of them decide a run's numbers. */
 #include "jobs/load.h"
+#include "jobs/load_sandbox.h"
 #include "jobs/options.h"
 #include "model/adapter_kinds.h"
 #include "train/trainer.h"
 
 struct train_settings {
     struct load_options load;
+    struct sandbox_settings sandbox;
     const char *factors, *task, *domains, *out, *data, *modules, *layers, *adapter,
         *parametrisation;
     const char *objective, *baseline, *kl_form, *schedule, *guard, *shape;
-    const char *train_split, *valid_split, *test_split, *rollout_log;
+    const char *train_split, *valid_split, *test_split, *rollout_log, *live;
     int64_t batch, steps, answers, shard, seed, max_new, fewshot, top_k, inner_steps, warmup;
     int64_t train_limit, valid_limit, test_limit, validate_every, patience, checkpoint_every;
     int64_t max_rows, plan_tokens, rank;

@@ -64,3 +64,35 @@ void expert_curve_draw(FILE *out, const char *title, const double *values, const
     const double first = steps ? steps[0] : 1, last = steps ? steps[n - 1] : (double)n;
     fprintf(out, "%9s  step %-*.0f%.0f\n", "", columns > 12 ? (int)columns - 8 : 4, first, last);
 }
+
+static double mean_of(const double *values, size_t first, size_t end)
+{
+    double sum = 0;
+
+    for (size_t i = first; i < end; i++)
+        sum += values[i] / (double)(end - first);
+    return sum;
+}
+
+void expert_curve_row(FILE *out, const double *values, size_t n, size_t columns, bool blocks)
+{
+    static const char *const block[] = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+    static const char *const ascii[] = {"_", ".", "-", "~", "=", "+", "*", "#"};
+    double low = INFINITY, high = -INFINITY;
+
+    columns = n < columns ? n : columns;
+    for (int drawing = 0; drawing < 2; drawing++)
+        for (size_t c = 0; c < columns; c++) {
+            const double x = mean_of(values, c * n / columns, (c + 1) * n / columns);
+            const double range = high > low ? high - low : 1;
+            if (drawing && !isfinite(x)) {
+                fputc(' ', out);
+            } else if (drawing) {
+                const int level = (int)((x - low) / range * (EIGHTHS - 1) + 0.5);
+                fputs((blocks ? block : ascii)[level < EIGHTHS ? level : EIGHTHS - 1], out);
+            } else if (isfinite(x)) {
+                low = fmin(low, x);
+                high = fmax(high, x);
+            }
+        }
+}

@@ -14,4 +14,8 @@ bool expert_curve_utf8(void);
 void expert_curve_draw(FILE *out, const char *title, const double *values, const double *steps,
                        size_t n, bool blocks);
 
+/* The same in one row of at most `columns` characters, each the mean of its steps; without the
+ * line's end. What is not finite leaves a blank. */
+void expert_curve_row(FILE *out, const double *values, size_t n, size_t columns, bool blocks);
+
 #endif

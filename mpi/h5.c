@@ -40,22 +40,41 @@ hid_t h5_create(const char *name)
     return file;
 }
 
-int h5_write(hid_t file, const char *path)
+char *h5_image(hid_t file, const char *name, size_t *n_bytes)
 {
     struct h5_quiet quiet;
-    char *bytes = NULL;
-    int status = -1;
 
     h5_quiet_begin(&quiet);
-    ssize_t n = H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 ? -1 : H5Fget_file_image(file, NULL, 0);
-    bytes = n > 0 ? malloc((size_t)n) : NULL;
-    if (!bytes || H5Fget_file_image(file, bytes, (size_t)n) != n)
-        error_set("%s: HDF5 cannot give the file's bytes (out of memory?)", path);
-    else
-        status = file_write(path, bytes, (size_t)n);
+    const ssize_t n =
+        H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 ? (ssize_t)-1 : H5Fget_file_image(file, NULL, 0);
+    char *bytes = n > 0 ? malloc((size_t)n) : NULL;
+    if (!bytes || H5Fget_file_image(file, bytes, (size_t)n) != n) {
+        free(bytes);
+        bytes = NULL;
+        error_set("%s: HDF5 cannot give the file's bytes (out of memory?)", name);
+    }
     h5_quiet_end(&quiet);
+    *n_bytes = bytes ? (size_t)n : 0;
+    return bytes;
+}
+
+int h5_write(hid_t file, const char *path)
+{
+    size_t n;
+    char *bytes = h5_image(file, path, &n);
+    const int status = bytes ? file_write(path, bytes, n) : -1;
+
     free(bytes);
     return status;
+}
+
+void h5_without_locks(hid_t access)
+{
+#if H5_VERSION_GE(1, 12, 1) || (H5_VERSION_GE(1, 10, 7) && !H5_VERSION_GE(1, 12, 0))
+    H5Pset_file_locking(access, 0, 1);
+#else
+    (void)access;
+#endif
 }
 
 hid_t h5_open(const char *path)

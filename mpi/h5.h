@@ -20,11 +20,16 @@ void h5_quiet_end(const struct h5_quiet *quiet);
 
 /* A new file in memory; negative with error_set. `name` is for messages. */
 hid_t h5_create(const char *name);
+/* The file's bytes so far, malloc'ed; NULL with error_set. */
+char *h5_image(hid_t file, const char *name, size_t *n_bytes);
 /* Writes the file's bytes to path; the file stays open. */
 int h5_write(hid_t file, const char *path);
 /* Opens a file for reading; negative with error_set. */
 hid_t h5_open(const char *path);
 void h5_close(hid_t file);
+
+/* For an access list: no locks, which not every file system of a cluster has. */
+void h5_without_locks(hid_t access);
 
 /* A group inside another (made, or opened when it is there). Close with H5Gclose. */
 hid_t h5_group_create(hid_t parent, const char *name);

@@ -64,26 +64,10 @@ static int reserve(int fd, size_t n_bytes)
 /* The bytes of an HDF5 file with nothing in it, malloc'ed; NULL with error_set. */
 static char *empty_image(const char *path, size_t *n)
 {
-    struct h5_quiet quiet;
     hid_t file = h5_create(path);
-    char *bytes = NULL;
+    char *bytes = file < 0 ? NULL : h5_image(file, path, n);
 
-    if (file < 0)
-        return NULL;
-    h5_quiet_begin(&quiet);
-    ssize_t size =
-        H5Fflush(file, H5F_SCOPE_GLOBAL) < 0 ? (ssize_t)-1 : H5Fget_file_image(file, NULL, 0);
-    if (size > 0)
-        bytes = malloc((size_t)size);
-    if (bytes && H5Fget_file_image(file, bytes, (size_t)size) != size) {
-        free(bytes);
-        bytes = NULL;
-    }
-    h5_quiet_end(&quiet);
     h5_close(file);
-    if (!bytes)
-        error_set("%s: out of memory", path);
-    *n = bytes ? (size_t)size : 0;
     return bytes;
 }
 
@@ -93,11 +77,8 @@ static hid_t open_to_write(const char *path)
 
     h5_quiet_begin(&quiet);
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-#if H5_VERSION_GE(1, 12, 1) || (H5_VERSION_GE(1, 10, 7) && !H5_VERSION_GE(1, 12, 0))
-    /* Nobody else knows the name, and not every file system of a cluster has locks. */
     if (access >= 0)
-        H5Pset_file_locking(access, 0, 1);
-#endif
+        h5_without_locks(access);
     hid_t file = access >= 0 ? H5Fopen(path, H5F_ACC_RDWR, access) : (hid_t)-1;
     if (access >= 0)
         H5Pclose(access);

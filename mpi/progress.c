@@ -87,14 +87,7 @@ void progress_line(const struct progress *progress, double now, bool bar, size_t
                  blocks[0] ? " " : "", 100 * fraction, done, total, speed, left, gap,
                  progress->note);
     }
-    /* Whole characters are taken off the end until the line fits. */
-    size_t n = strlen(text);
-    while (n > 0 && text_width(text) > width) {
-        do
-            n--;
-        while (n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80);
-        text[n] = '\0';
-    }
+    text_cut(text, width);
 }
 
 static void draw(struct progress *progress, double now)

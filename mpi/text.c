@@ -76,6 +76,8 @@ char *text_duration(char *text, size_t size, double seconds)
 {
     if (!(seconds >= 0))
         seconds = 0;
+    if (seconds > 1e15) /* a file may say that it took for ever */
+        seconds = 1e15;
     if (seconds < 9.995)
         snprintf(text, size, "%.2f s", seconds);
     else if (seconds < 99.95)
@@ -147,6 +149,18 @@ size_t text_width(const char *s)
         width += character_width(c);
     }
     return width;
+}
+
+void text_cut(char *text, size_t width)
+{
+    size_t n = strlen(text);
+
+    while (n > 0 && text_width(text) > width) {
+        do
+            n--;
+        while (n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80);
+        text[n] = '\0';
+    }
 }
 
 void text_wrap(FILE *file, const char *text, size_t indent, size_t width)

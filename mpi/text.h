@@ -34,6 +34,9 @@ static inline char text_printable(char c, char otherwise)
  * marks none. Bytes that are no UTF-8 count one each. */
 size_t text_width(const char *s);
 
+/* Takes whole characters off the end until the text is at most `width` columns wide. */
+void text_cut(char *text, size_t width);
+
 /* Writes text in lines of at most `width` columns, broken at spaces, each line after the first
  * preceded by `indent` spaces (the caller has written the first line's beginning). Newlines in the
  * text are kept. Ends with a newline. */

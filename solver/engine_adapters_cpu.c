@@ -1,5 +1,5 @@
 /* The CPU's operations for adapters beside base weights: scaling of columns, and dropout. */
-#include "solver/dropout.h"
+#include "mpi/hash.h"
 #include "solver/engine_cpu_internal.h"
 #include "solver/engine_train_internal.h"
 
@@ -85,16 +85,17 @@ void adapters_cpu_scale_add(const struct engine *e, float *y, size_t ldy, const 
 
 /* ---- dropout --------------------------------------------------------------------------------- */
 
-/* factors [n] of columns first .. first + n - 1, first a multiple of 4 */
+/* factors [n] of columns first .. first + n - 1, first a multiple of 4: 0, or what keeps the mean.
+ * 16 bits decide about a column, four columns share a number. */
 static void factors_of(const struct dropout *d, size_t row, size_t first, size_t n, float *factors)
 {
-    const uint64_t start = dropout_start(d->keys[row], d->stream);
-    const float kept = dropout_kept(d->limit);
+    const uint64_t start = hash_splitmix(d->keys[row] ^ hash_splitmix((d->stream + 1) * HASH_STEP));
+    const float kept = 65536.0f / (float)(65536 - d->limit);
 
     for (size_t i = 0; i < n; i += 4) {
-        const uint64_t bits = dropout_bits(start, first + i);
+        const uint64_t bits = hash_splitmix(start + (first + i) / 4 * HASH_STEP);
         for (size_t k = 0; k < 4; k++) /* factors has room */
-            factors[i + k] = dropout_leaves_out(bits, k, d->limit) ? 0 : kept;
+            factors[i + k] = (bits >> 16 * k & 0xffff) < d->limit ? 0 : kept;
     }
 }
 

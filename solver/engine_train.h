@@ -50,6 +50,8 @@ struct dropout {
     uint32_t limit; /* of 65536: the share that is left out */
 };
 
+struct spaces; /* spaces.h */
+
 struct engine_train_ops {
     /* x elements [n, ldx] = values f32 [n, ldv]; columns width .. ldx become 0. */
     void (*to_elements)(const struct engine *e, void *x, size_t ldx, const float *values,
@@ -124,6 +126,30 @@ struct engine_train_ops {
      * memory. */
     int (*outer_sum)(const struct engine *e, float *g, size_t ldg, const void *a, size_t lda,
                      size_t n_a, const void *b, size_t ldb, size_t n_b, size_t n);
+
+    /* Mixtures of spaces (spaces.h), in the order of a call.
+     *
+     * norms f64 [n, n_norms] = |x|^2 of the n_in elements of each row of x [n, ldx], and with
+     * n_norms 4 of their thirds. */
+    void (*spaces_norms)(const struct engine *e, double *norms, size_t n_norms, const void *x,
+                         size_t ldx, size_t n, size_t n_in);
+    /* h f32 [n, ldh] = x in^T has overflowed, or could have, where |x|^2 > 1e32: again, in f64 and
+     * cut to 1e37; NaN when out of memory. */
+    void (*spaces_long)(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
+                        const struct matrix *in, const void *x, size_t ldx, const double *norms,
+                        size_t n);
+    /* u f32 [n, ldu] from h f32 [n, ldh], behind which the norms are put (s->norms_at). */
+    void (*spaces_forward)(const struct engine *e, const struct spaces *s, float *u, size_t ldu,
+                           float *h, size_t ldh, const double *norms, size_t n);
+    /* From h as the forward left it and u = out^T g, f32 [n, ldu]: dh f32 [n, ldh], zeros beside
+     * its columns; factors f64 [n, n_norms], dL/d|x|^2; sums f64 [n_all] over the rows; and u as
+     * forward, in u's place. -1 when out of memory. */
+    int (*spaces_backward)(const struct engine *e, const struct spaces *s, double *sums,
+                           double *factors, float *dh, float *u, size_t ldu, const float *h,
+                           size_t ldh, size_t n);
+    /* dx f32 [n, lddx] += 2 factor x, each factor on its norm's elements. */
+    void (*spaces_input)(const struct engine *e, float *dx, size_t lddx, const double *factors,
+                         size_t n_norms, const void *x, size_t ldx, size_t n, size_t n_in);
 };
 
 /* The CPU's table. */

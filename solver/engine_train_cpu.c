@@ -290,4 +290,9 @@ const struct engine_train_ops engine_train_cpu = {
     .drop = adapters_cpu_drop,
     .add_dropped = adapters_cpu_add_dropped,
     .outer_sum = cpu_outer_sum,
+    .spaces_norms = spaces_cpu_norms,
+    .spaces_long = spaces_cpu_long,
+    .spaces_forward = spaces_cpu_forward,
+    .spaces_backward = spaces_cpu_backward,
+    .spaces_input = spaces_cpu_input,
 };

@@ -18,6 +18,20 @@ void adapters_cpu_drop(const struct engine *e, void *y, size_t ldy, const void *
 void adapters_cpu_add_dropped(const struct engine *e, float *dx, size_t lddx, const float *t,
                               size_t ldt, size_t n, size_t width, const struct dropout *dropout);
 
+/* spaces_cpu.c */
+void spaces_cpu_norms(const struct engine *e, double *norms, size_t n_norms, const void *x,
+                      size_t ldx, size_t n, size_t n_in);
+void spaces_cpu_long(const struct engine *e, const struct spaces *s, float *h, size_t ldh,
+                     const struct matrix *in, const void *x, size_t ldx, const double *norms,
+                     size_t n);
+void spaces_cpu_forward(const struct engine *e, const struct spaces *s, float *u, size_t ldu,
+                        float *h, size_t ldh, const double *norms, size_t n);
+int spaces_cpu_backward(const struct engine *e, const struct spaces *s, double *sums,
+                        double *factors, float *dh, float *u, size_t ldu, const float *h,
+                        size_t ldh, size_t n);
+void spaces_cpu_input(const struct engine *e, float *dx, size_t lddx, const double *factors,
+                      size_t n_norms, const void *x, size_t ldx, size_t n, size_t n_in);
+
 int attention_cpu_backward(const struct engine *e, const struct attention_layer *a,
                            const struct attention_sequence *sequences, size_t n_sequences,
                            size_t n_rows, const float *qkv, size_t ldqkv, const float *dout,

@@ -272,10 +272,12 @@ static int solve_on_device(struct state *s, bool *accepted)
     struct svd_work *w = &s->work;
     const struct svd_options *options = w->options;
     double bound = 0;
-    int status = svd_device_solve(w, s->found, accepted, &bound);
+    int status = 0;
 
-    *accepted = status == 0 && *accepted &&
-                (options->precision != SVD_PRECISION_AUTO || bound <= options->tolerance);
+    if (svd_device_solve(w, s->found, accepted, &bound) != 0)
+        return -1;
+    *accepted =
+        *accepted && (options->precision != SVD_PRECISION_AUTO || bound <= options->tolerance);
     if (*accepted) {
         rank_values(s);
         status = svd_device_deliver(w, s->ranked, s->values, s->factor, &s->contract);

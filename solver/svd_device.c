@@ -33,14 +33,17 @@ int svd_device_solve(struct svd_work *w, double *values, bool *solved, double *b
     struct shared *shared;
     uint32_t *order;
     int status = take(w, &shared, &order);
+    const bool drives = status == 0 && w->crew->index == 0;
 
-    if (status == 0 && w->crew->index == 0)
+    if (drives)
         status = svd_cuda_solve(w->options->cuda, s->name, w->copy, s->n_rows, s->n_columns, values,
                                 &shared->found);
     status = crew_agree(w->crew, status);
     if (status == 0) {
         *solved = shared->found.solved;
         *bound = shared->found.bound;
+    } else if (drives) {
+        svd_cuda_end(w->options->cuda);
     }
     crew_wait(w->crew);
     w->arena->used = used;

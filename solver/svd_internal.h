@@ -163,8 +163,8 @@ void svd_contract_judge(const struct svd_work *w, const double *values, bool ful
 /* ---- svd_device.c -----------------------------------------------------------------------------
  */
 
-/* svd_cuda_solve and svd_cuda_deliver (svd_cuda.h) for a crew, on the copy of W. After solve, and
- * also after its failure, svd_device_end. contract->holds stays to be judged. */
+/* svd_cuda_solve and svd_cuda_deliver (svd_cuda.h) for a crew, on the copy of W. After solve,
+ * unless it fails, svd_device_end. contract->holds stays to be judged. */
 int svd_device_solve(struct svd_work *w, double *values, bool *solved, double *bound);
 int svd_device_deliver(struct svd_work *w, const struct svd_ranked *ranked, const double *values,
                        float *factor, struct svd_contract *contract);

@@ -29,6 +29,12 @@ bool guard_looks_collapsed(const struct train_point *curve, size_t since, size_t
     return share >= share_limit && entropy < entropy_limit;
 }
 
+bool guard_answers_one_thing(const struct train_state *state)
+{
+    return state->n_validations >= 2 && state->validations[0].one_answer_share < share_limit &&
+           state->validations[state->n_validations - 1].one_answer_share >= share_limit;
+}
+
 bool guard_is_below_base(const struct train_state *state)
 {
     if (state->n_validations < 2)
@@ -51,16 +57,17 @@ void guard_check(const struct trainer *t, struct train_state *s, const float *or
         guard_looks_collapsed(s->curve, (size_t)s->last_alarm, (size_t)s->step, guard_window(o));
     const bool validated_now =
         s->n_validations > 0 && s->validations[s->n_validations - 1].step == s->step;
-    const bool below = validated_now && s->last_alarm < s->step && guard_is_below_base(s);
+    const bool news = validated_now && s->last_alarm < s->step;
+    const bool below = news && guard_is_below_base(s), one = news && guard_answers_one_thing(s);
 
-    if (!collapsed && !below)
+    if (!collapsed && !below && !one)
         return;
     const bool first = s->last_alarm == 0;
     s->last_alarm = s->step;
     if (t->comm->rank == 0 && !t->quiet && (first || o->guard == GUARD_ROLLBACK))
         fprintf(stderr, "t2 train: step %llu: %s; %s\n", (unsigned long long)s->step,
-                collapsed ? "nearly all answers are the same one: the policy is collapsing"
-                          : "the validation score has fallen below the base model's",
+                collapsed || one ? "nearly all answers are the same one: the policy is collapsing"
+                                 : "the validation score has fallen below the base model's",
                 o->guard == GUARD_ROLLBACK
                     ? "going back to the best state with half the learning rate"
                     : "the best state is kept (--guard rollback goes back to it; a larger --batch, "

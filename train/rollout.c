@@ -193,8 +193,9 @@ static int grow_answers(struct shard *shard, struct rollout *r, size_t first, si
         n_active = kept;
     }
     for (size_t s = 0; s < n; s++)
-        shard_grade(shard, r, first * shard->n_answers + s);
-    status = 0;
+        if (shard_grade(shard, r, first * shard->n_answers + s) != 0)
+            goto done;
+    status = shard_take_grades(shard, r);
 done:
     free(active);
     return status;
@@ -243,8 +244,7 @@ static int request_done(void *context, const struct request *request,
     answer->text = strndup(response->text, response->n_text);
     if (!answer->text)
         return error_set("out of memory");
-    shard_grade(l->shard, l->rollout, (size_t)(answer - l->shard->answers));
-    return 0;
+    return shard_grade(l->shard, l->rollout, (size_t)(answer - l->shard->answers));
 }
 
 static int roll_out_long(struct shard *shard, struct rollout *r, const float *parameters)
@@ -256,7 +256,9 @@ static int roll_out_long(struct shard *shard, struct rollout *r, const float *pa
     struct scheduler_stats stats;
 
     model_attach(r->trainer->model, r->trainer->adapter, parameters);
-    return scheduler_run(r->trainer->model, r->trainer->tokenizer, &options, &client, &stats);
+    const int status =
+        scheduler_run(r->trainer->model, r->trainer->tokenizer, &options, &client, &stats);
+    return shard_take_grades(shard, r) != 0 ? -1 : status;
 }
 
 /* ---- sequences of a group in a pass

@@ -1,7 +1,8 @@
 #ifndef T2_TRAIN_ROLLOUT_H
 #define T2_TRAIN_ROLLOUT_H
 /* A shard of a batch: its prompts, the answers rolled out and graded, and the gradient of the loss
- * over them. Local to a rank; everything depends on (seed, step, shard) and the parameters alone.
+ * over them. Local to a rank; everything depends on (seed, step, shard) and the parameters alone,
+ * and, of code tasks, on what their programs do (docs/training.md).
  *
  * What an answer is, by task and objective:
  *   generated    tokens sampled after the prompt, graded by the task's grader
@@ -13,6 +14,7 @@
 #include <stdint.h>
 
 #include "eval/items.h"
+#include "eval/sandbox.h"
 #include "model/pass.h"
 #include "train/trainer.h"
 
@@ -22,6 +24,7 @@ struct answer {
     char *text;
     int32_t choice; /* chosen answers: index; else -1 */
     bool correct;
+    enum sandbox_outcome outcome; /* of code tasks: how its program ended */
     double reward;
     float *logprobs; /* [tokens.n] at the rollout (chosen: [1], of the choice), or NULL */
 };

@@ -31,8 +31,11 @@ int32_t shard_end_token(const struct rollout *r);
 void answer_clear(struct answer *answer);
 /* The stream of random numbers of an answer, by its index in the shard. */
 uint64_t shard_stream(const struct shard *shard, const struct rollout *r, size_t answer);
-/* Grades and rewards an answer. */
-void shard_grade(const struct shard *shard, const struct rollout *r, size_t index);
+/* Grades and rewards an answer; of code tasks it queues the answer's program in the sandbox, which
+ * runs beside the answers that still grow, and shard_take_grades() waits for all of them. 0, or -1
+ * with error_set. */
+int shard_grade(const struct shard *shard, const struct rollout *r, size_t index);
+int shard_take_grades(const struct shard *shard, const struct rollout *r);
 /* Puts step, shard and prompts before the message. */
 void shard_say_where(const struct shard *shard, const struct rollout *r, size_t first, size_t end);
 

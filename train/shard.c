@@ -199,17 +199,47 @@ uint64_t shard_stream(const struct shard *shard, const struct rollout *r, size_t
     return (shard->step * options_of(r)->batch + shard->first) * shard->n_answers + answer;
 }
 
-void shard_grade(const struct shard *shard, const struct rollout *r, size_t index)
+static void set_grade(const struct rollout *r, struct answer *answer, bool correct)
+{
+    answer->correct = correct;
+    answer->reward = correct ? options_of(r)->reward_right : options_of(r)->reward_wrong;
+}
+
+int shard_grade(const struct shard *shard, const struct rollout *r, size_t index)
 {
     const struct shard_prompt *p = &shard->prompts[index / shard->n_answers];
     struct answer *answer = &shard->answers[index];
     int predicted = -1;
 
-    if (by_choice(r))
-        answer->correct = (size_t)answer->choice == p->item.gold_index;
-    else
-        answer->correct = task_grade(&r->items->task, &p->item, answer->text, &predicted);
-    answer->reward = answer->correct ? options_of(r)->reward_right : options_of(r)->reward_wrong;
+    if (by_choice(r)) {
+        set_grade(r, answer, (size_t)answer->choice == p->item.gold_index);
+    } else if (r->items->task.grader == GRADE_PYTHON_TESTS) {
+        char *program = task_program(&p->item, answer->text);
+        const int status =
+            program ? sandbox_submit(r->trainer->evaluate.sandbox, program, index) : -1;
+        free(program);
+        return status;
+    } else {
+        set_grade(r, answer, task_grade(&r->items->task, &p->item, answer->text, &predicted));
+    }
+    return 0;
+}
+
+int shard_take_grades(const struct shard *shard, const struct rollout *r)
+{
+    struct sandbox *sandbox = r->trainer->evaluate.sandbox;
+    struct sandbox_result result;
+    int status = 0;
+
+    while (sandbox && sandbox_next(sandbox, true, &result)) {
+        struct answer *answer = &shard->answers[result.id];
+        answer->outcome = result.outcome;
+        set_grade(r, answer, result.outcome == SANDBOX_PASSED);
+        if (result.outcome == SANDBOX_BROKEN)
+            status = error_set("%s", result.output ? result.output : "out of memory");
+        sandbox_result_free(&result);
+    }
+    return status;
 }
 
 /* The step, shard and prompts in which something failed, before the message. */

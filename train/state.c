@@ -10,9 +10,24 @@
 #include "train/state_text.h"
 
 static const char file_kind[] = "t2 training state";
-enum { STATE_VERSION = 1 };
+enum { STATE_VERSION = 2 };
 _Static_assert(sizeof(struct train_point) % sizeof(double) == 0, "a point is a row of doubles");
-enum { POINT_COLUMNS = sizeof(struct train_point) / sizeof(double), VALIDATION_COLUMNS = 4 };
+enum { VALIDATION_COLUMNS = 5 };
+
+const char *const train_point_names[TRAIN_POINT_COLUMNS] = {"reward",
+                                                            "accuracy",
+                                                            "kl",
+                                                            "loss",
+                                                            "gradient_norm",
+                                                            "entropy",
+                                                            "length",
+                                                            "rate",
+                                                            "one_answer_share",
+                                                            "tokens_per_second",
+                                                            "seconds_rollout",
+                                                            "seconds_gradient",
+                                                            "seconds_reduce",
+                                                            "seconds_other"};
 
 int train_state_create(struct train_state *state, size_t n_parameters, size_t n_statistics)
 {
@@ -102,6 +117,7 @@ int train_state_write(const struct train_state *state, const char *settings, con
         row[1] = (double)state->validations[i].n_items;
         row[2] = state->validations[i].score;
         row[3] = state->validations[i].gold_probability;
+        row[4] = state->validations[i].one_answer_share;
     }
     if (h5_put_text(file, "kind", file_kind) || h5_put_int(file, "format_version", STATE_VERSION) ||
         h5_put_text(file, "settings", settings) || h5_put_int(file, "step", (int64_t)state->step) ||
@@ -116,7 +132,8 @@ int train_state_write(const struct train_state *state, const char *settings, con
         h5_put_floats(file, "moment2", state->adam.v, n, 0) ||
         (state->best_parameters &&
          h5_put_floats(file, "best_parameters", state->best_parameters, n, 0)) ||
-        h5_put_doubles(file, "curve", (const double *)state->curve, state->step, POINT_COLUMNS) ||
+        h5_put_doubles(file, "curve", (const double *)state->curve, state->step,
+                       TRAIN_POINT_COLUMNS) ||
         (state->n_statistics > 0 &&
          h5_put_doubles(file, "statistics", state->statistics, state->step, state->n_statistics)) ||
         h5_put_doubles(file, "validations", validations, state->n_validations,
@@ -185,7 +202,7 @@ static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
                                                        (size_t)n_points, state->n_statistics) != 0)
         ;
     else if (h5_get_doubles(file, "curve", (double *)state->curve, (size_t)n_points,
-                            POINT_COLUMNS) == 0 &&
+                            TRAIN_POINT_COLUMNS) == 0 &&
              h5_get_doubles(file, "validations", validations, n_validations, VALIDATION_COLUMNS) ==
                  0)
         status = 0;
@@ -194,8 +211,8 @@ static int read_arrays(struct train_state *state, hid_t file, int64_t n_points,
         if (!(row[0] >= 0 && row[0] < 0x1p53 && row[1] >= 0 && row[1] < 0x1p53))
             status = error_set("a validation's step is no number of steps");
         else
-            state->validations[i] =
-                (struct train_validation){(uint64_t)row[0], (uint64_t)row[1], row[2], row[3]};
+            state->validations[i] = (struct train_validation){(uint64_t)row[0], (uint64_t)row[1],
+                                                              row[2], row[3], row[4]};
     }
     free(validations);
     return status;

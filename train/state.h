@@ -15,10 +15,15 @@ struct train_point {
     double tokens_per_second, seconds_rollout, seconds_gradient, seconds_reduce, seconds_other;
 };
 
+/* Its members in their order, as curves in files are named. */
+enum { TRAIN_POINT_COLUMNS = sizeof(struct train_point) / sizeof(double) };
+extern const char *const train_point_names[TRAIN_POINT_COLUMNS];
+
 /* One validation. */
 struct train_validation {
     uint64_t step, n_items;
     double score, gold_probability;
+    double one_answer_share; /* of the items' answers; NaN: not known */
 };
 
 struct train_state {

@@ -80,36 +80,12 @@ static int put_column(hid_t group, const char *name, const void *rows, size_t n,
 
 static int put_curve(hid_t file, const struct train_state *s, const struct adapter *adapter)
 {
-#define COLUMN(member)                                                                             \
-    {                                                                                              \
-#member, offsetof(struct train_point, member)                                              \
-    }
-    static const struct {
-        const char *name;
-        size_t offset;
-    } columns[] = {COLUMN(reward),
-                   COLUMN(accuracy),
-                   COLUMN(kl),
-                   COLUMN(loss),
-                   COLUMN(gradient_norm),
-                   COLUMN(entropy),
-                   COLUMN(length),
-                   COLUMN(rate),
-                   COLUMN(one_answer_share),
-                   COLUMN(tokens_per_second),
-                   COLUMN(seconds_rollout),
-                   COLUMN(seconds_gradient),
-                   COLUMN(seconds_reduce),
-                   COLUMN(seconds_other)};
-#undef COLUMN
-    _Static_assert(sizeof columns / sizeof *columns == sizeof(struct train_point) / sizeof(double),
-                   "every member of a point is a column");
     hid_t group = h5_group_create(file, "curve");
     int status = group < 0 ? -1 : 0;
 
-    for (size_t i = 0; status == 0 && i < sizeof columns / sizeof *columns; i++)
-        status = put_column(group, columns[i].name, s->curve, s->step, sizeof *s->curve,
-                            columns[i].offset);
+    for (size_t i = 0; status == 0 && i < TRAIN_POINT_COLUMNS; i++)
+        status = put_column(group, train_point_names[i], s->curve, s->step, sizeof *s->curve,
+                            i * sizeof(double));
     for (size_t i = 0; status == 0 && i < adapter->n_statistics; i++)
         status =
             put_column(group, adapter->statistic_names[i], s->statistics, s->step,
@@ -146,7 +122,9 @@ static int put_validations(hid_t file, const struct train_state *s)
         put_column(group, "score", s->validations, n, stride,
                    offsetof(struct train_validation, score)) ||
         put_column(group, "gold_probability", s->validations, n, stride,
-                   offsetof(struct train_validation, gold_probability)))
+                   offsetof(struct train_validation, gold_probability)) ||
+        put_column(group, "one_answer_share", s->validations, n, stride,
+                   offsetof(struct train_validation, one_answer_share)))
         goto done;
     status = 0;
 done:

@@ -281,6 +281,8 @@ static int log_answers(struct run *run)
             put_json_text(out, a->text);
             fprintf(out, ", \"gold\": ");
             put_json_text(out, p->item.gold);
+            if (run->t->task->grader == GRADE_PYTHON_TESTS)
+                fprintf(out, ", \"program\": \"%s\"", sandbox_outcome_name(a->outcome));
             fprintf(out, ", \"correct\": %s, \"reward\": %g, \"tokens\": %zu, \"ids\": [",
                     a->correct ? "true" : "false", a->reward, a->tokens.n);
             for (size_t k = 0; k < a->tokens.n; k++)
@@ -541,7 +543,7 @@ static int validate(struct run *run)
     if (status)
         return status;
     const struct train_validation validation = {s->step, result.n_items, result.accuracy,
-                                                result.gold_probability};
+                                                result.gold_probability, result.one_answer_share};
     task_result_free(&result);
     float *best = s->best_parameters ? s->best_parameters : malloc((s->n + 1) * sizeof *best);
     pthread_mutex_lock(&run->lock);
@@ -652,9 +654,11 @@ static int prepare(struct run *run)
                                         .limit = o->train_limit,
                                         .seed = t->evaluate.seed};
 
-    if (t->task->grader == GRADE_PYTHON_TESTS)
-        return error_set("task %s: training on tasks whose answers are programs is not there yet",
-                         t->task->name);
+    if (t->task->grader == GRADE_PYTHON_TESTS && o->objective == TRAIN_REINFORCE &&
+        !t->evaluate.sandbox)
+        return error_set(
+            "task %s: its answers are programs, and there is no sandbox to run them in",
+            t->task->name);
     if (items_open(&run->items, t->task, t->chat, &items))
         return -1;
     run->n_shards = (o->batch + o->shard - 1) / o->shard;
@@ -715,6 +719,16 @@ static void show(struct run *run)
     progress_update(&run->progress, (size_t)s->step,
                     "reward %+.2f acc %.2f entropy %.2f%s, %.0f tok/s", p->reward, p->accuracy,
                     p->entropy, best, p->tokens_per_second);
+}
+
+/* What is new, for those who watch. */
+static void note_live(struct run *run)
+{
+    if (!run->t->live || run->t->comm->rank != 0)
+        return;
+    pthread_mutex_lock(&run->lock);
+    live_curve_update(run->t->live, run->state);
+    pthread_mutex_unlock(&run->lock);
 }
 
 /* Without a number of steps: whenever writing takes no more than a fiftieth of the time since it
@@ -782,16 +796,21 @@ int trainer_run(const struct trainer *t, struct train_state *state, enum train_e
         status = comm_agree(t->comm, comm_queue_create(t->comm, &run.queue));
         run.has_queue = status == 0;
     }
+    if (status == 0 && t->live && t->comm->rank == 0)
+        live_curve_begin(t->live, t->adapter, state);
     if (status == 0)
         status = comm_agree(t->comm, keeper_begin(&run));
     progress_begin(&run.progress, t->comm, t->task->name, t->options.steps, t->quiet);
     while (status == 0) {
         status = between_steps(&run, end, &over);
+        note_live(&run); /* a validation */
         if (status || over)
             break;
         status = step_run(&run);
-        if (status == 0)
+        if (status == 0) {
+            note_live(&run);
             show(&run);
+        }
     }
     progress_end(&run.progress);
     if (status > 0) {

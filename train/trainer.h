@@ -25,6 +25,7 @@
 #include "model/model.h"
 #include "model/tokenizer.h"
 #include "mpi/comm.h"
+#include "train/live_curve.h"
 #include "train/objective.h"
 #include "train/optimizer.h"
 #include "train/state.h"
@@ -69,10 +70,13 @@ struct trainer {
     const struct tokenizer *tokenizer;
     const struct chat_format *chat;
     const struct task *task;
-    struct evaluate_options evaluate; /* data root, few-shot and chat settings; validation's */
+    /* Data root, few-shot and chat settings, the sandbox of code tasks; validation's. */
+    struct evaluate_options evaluate;
     struct train_options options;
     const char *settings;   /* see state.h */
     const char *state_path; /* OUT.state */
+    struct live_curve
+        *live; /* for rank 0 to begin and to append to; NULL: none. The caller ends it */
     bool resume, quiet;
 };
 

@@ -1,6 +1,10 @@
 # A Spack package: copy it to packages/t2/package.py of a repository of your own, set the URL, then
 #
-#   spack install t2 ^openmpi ^openblas threads=openmp
+#   spack install t2
+try:
+    from spack_repo.builtin.build_systems.cmake import CMakePackage, generator
+except ImportError:  # before Spack 1.0 the line below brings them
+    pass
 from spack.package import *
 
 
@@ -17,16 +21,16 @@ class T2(CMakePackage):
     depends_on("cmake@3.23:", type="build")
     depends_on("ninja", type="build")
     depends_on("pkgconfig", type="build")
-    depends_on("mpi@3.1:")
+    depends_on("openmpi")
     depends_on("openblas threads=openmp")
     depends_on("netlib-scalapack")
-    depends_on("hdf5@1.12: +mpi +shared")
+    depends_on("hdf5@1.10.7: +mpi +shared")
     depends_on("elpa", when="+elpa")
     depends_on("random123")
     depends_on("jansson")
     depends_on("pcre2 +jit")
     depends_on("utf8proc")
-    depends_on("inih")
+    depends_on("libinih")
     depends_on("sqlite")
     depends_on("openssl")
     depends_on("gnuplot", type="run", when="+figures")

@@ -1,73 +1,22 @@
 /* The language model's head: logits by cuBLASLt in blocks of rows, and of each row what
- * struct head_result says, in two steps: parts of HEAD_CHUNK columns, then all parts of a row. The
- * chunks are the CPU's, so sums over the vocabulary are cut in the same places. */
+ * struct head_result says, in the two steps of head_part.h. */
 #include "solver/cuda/element.h"
 #include "solver/cuda/engine_internal.h"
+#include "solver/cuda/head_part.h"
 
 enum {
-    HEAD_CHUNK = 1024,
     LOGITS_BYTES = 64 << 20, /* of a block of rows */
 };
-
-/* One chunk's part of a row's result: its largest logit, where, and the sum of exp(logit - max). */
-struct head_part {
-    float max, sum;
-    int32_t argmax;
-};
-
-/* The larger value, and of equal ones the lower column. */
-static __device__ __forceinline__ void take_larger(float *value, int *at, float other, int other_at)
-{
-    if (other > *value || (other == *value && other_at < *at)) {
-        *value = other;
-        *at = other_at;
-    }
-}
-
-/* Of all threads of the block; free for another use after the next barrier. */
-static __device__ __forceinline__ void block_largest(float *value, int *at, float *values, int *ats)
-{
-    const int warp = (int)(threadIdx.x / GPU_WARP), n_warps = (int)(blockDim.x / GPU_WARP);
-    for (int bits = GPU_WARP / 2; bits > 0; bits /= 2) {
-        const float other = __shfl_xor_sync(0xffffffffu, *value, bits);
-        const int other_at = __shfl_xor_sync(0xffffffffu, *at, bits);
-        take_larger(value, at, other, other_at);
-    }
-    if (threadIdx.x % GPU_WARP == 0) {
-        values[warp] = *value;
-        ats[warp] = *at;
-    }
-    __syncthreads();
-    *value = values[0];
-    *at = ats[0];
-    for (int w = 1; w < n_warps; w++)
-        take_larger(value, at, values[w], ats[w]);
-}
 
 /* Block (row, chunk) of logits [rows, ldl] -> parts [rows, n_chunks] */
 __global__ void head_make_parts(struct head_part *parts, const float *logits, size_t ldl,
                                 size_t vocab)
 {
-    __shared__ float values[GPU_BLOCK / GPU_WARP], sums[GPU_BLOCK / GPU_WARP];
-    __shared__ int ats[GPU_BLOCK / GPU_WARP];
-    const size_t first = (size_t)blockIdx.y * HEAD_CHUNK;
-    const int n = vocab - first < HEAD_CHUNK ? (int)(vocab - first) : (int)HEAD_CHUNK;
-    const float *row = logits + blockIdx.x * ldl + first;
-    float max = -INFINITY, sum = 0;
-    int at = 0x7fffffff;
-
-    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x)
-        take_larger(&max, &at, row[i], (int)first + i);
-    block_largest(&max, &at, values, ats);
-    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x)
-        sum += gpu_exp(row[i] - max);
-    sum = block_sum(sum, sums);
-    if (threadIdx.x == 0) {
-        struct head_part *part = &parts[(size_t)blockIdx.x * gridDim.y + blockIdx.y];
-        part->max = max;
-        part->sum = sum;
-        part->argmax = at < (int)vocab ? at : (int)first; /* all NaN: some column */
-    }
+    __shared__ struct head_shared shared;
+    const struct head_part part =
+        head_part_make(logits + blockIdx.x * ldl, blockIdx.y * HEAD_CHUNK, vocab, &shared);
+    if (threadIdx.x == 0)
+        parts[(size_t)blockIdx.x * gridDim.y + blockIdx.y] = part;
 }
 
 /* One thread a row: parts are few, and their order is the sum's. */
@@ -78,21 +27,9 @@ __global__ void head_add_parts(struct head_result *results, const struct head_pa
     const size_t r = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (r >= n_rows)
         return;
-    const struct head_part *row = parts + r * n_parts;
-    float max = row[0].max;
-    int32_t argmax = row[0].argmax;
-    double sum = 0;
-    for (size_t i = 1; i < n_parts; i++)
-        if (row[i].max > max) {
-            max = row[i].max;
-            argmax = row[i].argmax;
-        }
-    for (size_t i = 0; i < n_parts; i++)
-        sum += (double)row[i].sum * (double)gpu_exp(row[i].max - max);
     struct head_result *to = &results[r];
-    to->argmax = argmax;
-    to->max = max;
-    to->log_sum = (float)((double)max + log(sum));
+    const double sum = head_parts_sum(parts + r * n_parts, n_parts, &to->max, &to->argmax);
+    to->log_sum = (float)((double)to->max + log(sum));
     to->target = targets && targets[r] >= 0 ? logits[r * ldl + (size_t)targets[r]] : 0.0f;
 }
 

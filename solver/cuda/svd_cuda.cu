@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "solver/cuda/gpu.h"
+#include "solver/cuda/svd_kernels.h"
 #include "solver/svd_cuda.h"
 
 extern "C" {
@@ -17,7 +17,7 @@ extern "C" {
 }
 
 /* Rows of B at a time: a part of the sums' definition. */
-enum { BLOCK = 2048, THREADS = 256 };
+enum { BLOCK = 2048 };
 
 struct svd_cuda {
     int number;
@@ -82,172 +82,6 @@ static int check_solver(const struct svd_cuda *s, cusolverStatus_t status, const
 static int check_launch(const struct svd_cuda *s, const char *what)
 {
     return check(s, cudaGetLastError(), what);
-}
-
-/* ---- kernels --------------------------------------------------------------------------------- */
-
-/* out f64 [n_lines, width] = in f32 [n_lines, ld_in] */
-static __global__ void widen(const float *in, size_t ld_in, double *out, size_t width,
-                             size_t n_lines)
-{
-    const size_t step = (size_t)gridDim.x * blockDim.x;
-
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < width * n_lines; i += step)
-        out[i] = (double)in[i / width * ld_in + i % width];
-}
-
-/* lambda [r]: the quotients |B q_i|^2 / |q_i|^2. */
-static __global__ void divide(const double *couplings, const double *square, size_t r,
-                              double *lambda)
-{
-    const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-
-    if (i < r) {
-        const double norm = square[i * r + i];
-        lambda[i] = norm > 0 ? couplings[i * r + i] / norm : 0;
-    }
-}
-
-/* A block's sum or largest value of `mine`, the same order of additions every time; NaN is the
- * largest of all. The result is thread 0's. All threads of the block call. */
-static __device__ double block_sum(double mine, double *shared)
-{
-    shared[threadIdx.x] = mine;
-    __syncthreads();
-    for (unsigned n = THREADS / 2; n > 0; n /= 2) {
-        if (threadIdx.x < n)
-            shared[threadIdx.x] += shared[threadIdx.x + n];
-        __syncthreads();
-    }
-    const double sum = shared[0];
-    __syncthreads();
-    return sum;
-}
-
-static __device__ double worse(double a, double b)
-{
-    return b <= a ? a : b > a ? b : (double)INFINITY;
-}
-
-static __device__ double block_worst(double mine, double *shared)
-{
-    shared[threadIdx.x] = mine;
-    __syncthreads();
-    for (unsigned n = THREADS / 2; n > 0; n /= 2) {
-        if (threadIdx.x < n)
-            shared[threadIdx.x] = worse(shared[threadIdx.x], shared[threadIdx.x + n]);
-        __syncthreads();
-    }
-    const double worst = shared[0];
-    __syncthreads();
-    return worst;
-}
-
-/* What a pair of approximate eigenvalues at this distance is shifted by the coupling t. */
-static __device__ double pair_shift(double distance, double t)
-{
-    const double half = fabs(distance) / 2, root = sqrt(half * half + t * t);
-
-    return t == 0 ? 0 : t * t / (half + root);
-}
-
-/* Of row i, one a block: rows [0, i] the sum of shifts, [1, i] the sum of squared couplings, [2, i]
- * the largest |Q Q^T - I|. */
-static __global__ void measure(const double *couplings, const double *square, const double *lambda,
-                               size_t r, double *rows)
-{
-    __shared__ double shared[THREADS];
-    const size_t i = blockIdx.x;
-    const double own = lambda[i];
-    double shifts = 0, squares = 0, off = 0;
-
-    for (size_t j = threadIdx.x; j < r; j += THREADS) {
-        const double product = square[i * r + j], t = couplings[i * r + j] - own * product;
-        off = worse(off, fabs(product - (i == j)));
-        squares += t * t;
-        if (i != j)
-            shifts += pair_shift(own - lambda[j], t);
-    }
-    shifts = block_sum(shifts, shared);
-    squares = block_sum(squares, shared);
-    off = block_worst(off, shared);
-    if (threadIdx.x == 0) {
-        rows[i] = shifts;
-        rows[r + i] = squares;
-        rows[2 * r + i] = off;
-    }
-}
-
-/* Row i of the factor, one a block: vector order[i] in f32, the first of its largest components
- * positive; and the same again in f64. */
-static __global__ void gather(const double *q, const uint32_t *order, size_t r, float *factor,
-                              double *wide)
-{
-    __shared__ float size[THREADS];
-    __shared__ uint32_t place[THREADS];
-    const double *from = q + (size_t)order[blockIdx.x] * r;
-    const size_t at = (size_t)blockIdx.x * r;
-    float largest = 0;
-    uint32_t where = 0;
-
-    for (size_t j = threadIdx.x; j < r; j += THREADS) {
-        const float x = fabsf((float)from[j]);
-        if (x > largest) {
-            largest = x;
-            where = (uint32_t)j;
-        }
-    }
-    size[threadIdx.x] = largest;
-    place[threadIdx.x] = where;
-    __syncthreads();
-    for (unsigned n = THREADS / 2; n > 0; n /= 2) {
-        if (threadIdx.x < n) {
-            const unsigned other = threadIdx.x + n;
-            if (size[other] > size[threadIdx.x] ||
-                (size[other] == size[threadIdx.x] && place[other] < place[threadIdx.x])) {
-                size[threadIdx.x] = size[other];
-                place[threadIdx.x] = place[other];
-            }
-        }
-        __syncthreads();
-    }
-    const float sign = from[place[0]] < 0 ? -1.0f : 1.0f;
-    for (size_t j = threadIdx.x; j < r; j += THREADS) {
-        const float x = sign * (float)from[j];
-        factor[at + j] = x;
-        wide[at + j] = (double)x;
-    }
-}
-
-/* rows[i] = the largest |a_ij - (i == j)|; a row a block. */
-static __global__ void deviate(const double *a, size_t r, double *rows)
-{
-    __shared__ double shared[THREADS];
-    const size_t i = blockIdx.x;
-    double off = 0;
-
-    for (size_t j = threadIdx.x; j < r; j += THREADS)
-        off = worse(off, fabs(a[i * r + j] - (i == j)));
-    off = block_worst(off, shared);
-    if (threadIdx.x == 0)
-        rows[i] = off;
-}
-
-/* rows[i] = |a_i - values_i f_i| / values_0; a row a block. */
-static __global__ void residuals(const double *a, const double *f, const double *values, size_t r,
-                                 double *rows)
-{
-    __shared__ double shared[THREADS];
-    const size_t i = blockIdx.x;
-    double sum = 0;
-
-    for (size_t j = threadIdx.x; j < r; j += THREADS) {
-        const double x = a[i * r + j] - values[i] * f[i * r + j];
-        sum += x * x;
-    }
-    sum = block_sum(sum, shared);
-    if (threadIdx.x == 0)
-        rows[i] = sqrt(sum) / values[0];
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -501,48 +335,57 @@ static int fetch_worst(struct svd_cuda *s, double *host, double *worst)
     return 0;
 }
 
-int svd_cuda_deliver(struct svd_cuda *s, const uint32_t *order, const double *values, float *factor,
-                     double *orthogonality, double *residual)
+/* order and values to the device; the factor there, and the same in f64. */
+static int make_factor(struct svd_cuda *s, const uint32_t *order, const double *values,
+                       double *wide)
+{
+    const size_t r = s->r;
+
+    if (check(
+            s,
+            cudaMemcpyAsync(s->order, order, r * sizeof *order, cudaMemcpyHostToDevice, s->stream),
+            "a copy") != 0 ||
+        check(s,
+              cudaMemcpyAsync(s->values, values, r * sizeof *values, cudaMemcpyHostToDevice,
+                              s->stream),
+              "a copy") != 0)
+        return -1;
+    GPU_LAUNCH(gather, dim3((unsigned)r), dim3(THREADS), 0, s->stream, s->q, s->order, r, s->factor,
+               wide);
+    return check_launch(s, "the factor");
+}
+
+/* The contract of the factor `wide`; product [r, r] is scratch, host [r], too. */
+static int check_factor(struct svd_cuda *s, const double *wide, double *product, double *host,
+                        double *orthogonality, double *residual)
 {
     const size_t r = s->r;
     const dim3 grid((unsigned)r), block(THREADS);
-    double *wide = s->couplings, *product = s->square;
-    double *rows = (double *)malloc(r * sizeof *rows);
-    int status = rows ? 0 : error_set("%s: out of memory", s->name);
+
+    if (multiply(s, true, false, r, r, r, wide, r, wide, r, 0, product, r) != 0)
+        return -1;
+    GPU_LAUNCH(deviate, grid, block, 0, s->stream, product, r, s->rows);
+    if (check_launch(s, "the check") != 0 || fetch_worst(s, host, orthogonality) != 0 ||
+        multiply(s, false, false, r, r, r, s->c, r, wide, r, 0, product, r) != 0)
+        return -1;
+    GPU_LAUNCH(residuals, grid, block, 0, s->stream, product, wide, s->values, r, s->rows);
+    return check_launch(s, "the check") != 0 ? -1 : fetch_worst(s, host, residual);
+}
+
+int svd_cuda_deliver(struct svd_cuda *s, const uint32_t *order, const double *values, float *factor,
+                     double *orthogonality, double *residual)
+{
+    double *wide = s->couplings; /* which has served, as has `square` */
+    double *host = (double *)malloc(s->r * sizeof *host);
+    int status = host ? 0 : error_set("%s: out of memory", s->name);
 
     if (status == 0)
-        status = check(
-            s,
-            cudaMemcpyAsync(s->order, order, r * sizeof *order, cudaMemcpyHostToDevice, s->stream),
-            "a copy");
+        status = make_factor(s, order, values, wide);
     if (status == 0)
-        status = check(s,
-                       cudaMemcpyAsync(s->values, values, r * sizeof *values,
-                                       cudaMemcpyHostToDevice, s->stream),
-                       "a copy");
-    if (status == 0) {
-        GPU_LAUNCH(gather, grid, block, 0, s->stream, s->q, s->order, r, s->factor, wide);
-        status = check_launch(s, "the factor");
-    }
+        status = check_factor(s, wide, s->square, host, orthogonality, residual);
     if (status == 0)
-        status = multiply(s, true, false, r, r, r, wide, r, wide, r, 0, product, r);
-    if (status == 0) {
-        GPU_LAUNCH(deviate, grid, block, 0, s->stream, product, r, s->rows);
-        status = check_launch(s, "the check");
-    }
-    if (status == 0)
-        status = fetch_worst(s, rows, orthogonality);
-    if (status == 0)
-        status = multiply(s, false, false, r, r, r, s->c, r, wide, r, 0, product, r);
-    if (status == 0) {
-        GPU_LAUNCH(residuals, grid, block, 0, s->stream, product, wide, s->values, r, s->rows);
-        status = check_launch(s, "the check");
-    }
-    if (status == 0)
-        status = fetch_worst(s, rows, residual);
-    if (status == 0)
-        status = fetch(s, factor, s->factor, r * r * sizeof *factor);
-    free(rows);
+        status = fetch(s, factor, s->factor, s->r * s->r * sizeof *factor);
+    free(host);
     return status;
 }
 

@@ -9,16 +9,6 @@ static const size_t SUM_ROWS = 64;     /* rows of one chain of multiply_sum, as 
 static const size_t OUTER_ROWS = 2048; /* rows of one product of outer_sum */
 static const unsigned TRANSPOSE = 32;  /* a side of what a block transposes */
 
-/* A launch of kernel<float> or kernel<bf16>, whichever the engine's elements are. */
-#define LAUNCH_ELEMENTS(e, kernel, grid, block, ...)                                               \
-    do {                                                                                           \
-        cudaStream_t stream_ = cuda_device_of(e)->stream;                                          \
-        if ((e)->element == ELEMENT_F32)                                                           \
-            GPU_LAUNCH(kernel<float>, grid, block, 0, stream_, __VA_ARGS__);                       \
-        else                                                                                       \
-            GPU_LAUNCH(kernel<bf16>, grid, block, 0, stream_, __VA_ARGS__);                        \
-    } while (0)
-
 /* ---- between elements and f32, scaling ------------------------------------------------------- */
 
 template <typename T>
@@ -242,8 +232,8 @@ static void cuda_norm_backward(const struct engine *e, float *dh, size_t lddh, c
     CUDA_TENSOR(weight);
     if (n == 0)
         return;
-    GPU_LAUNCH(norm_backward_kernel, (unsigned)n, GPU_BLOCK, 0, cuda_device_of(e)->stream, dh, lddh,
-               dx, ldx, h, ldh, weight, width, eps);
+    GPU_LAUNCH(norm_backward_kernel, (unsigned)n, gpu_row_threads(width), 0,
+               cuda_device_of(e)->stream, dh, lddh, dx, ldx, h, ldh, weight, width, eps);
     cuda_launched(e, "the gradient of a norm");
 }
 
@@ -492,4 +482,9 @@ const struct engine_train_ops engine_train_cuda = {
     .drop = cuda_drop,
     .add_dropped = cuda_add_dropped,
     .outer_sum = cuda_outer_sum,
+    .spaces_norms = cuda_spaces_norms,
+    .spaces_long = cuda_spaces_long,
+    .spaces_forward = cuda_spaces_forward,
+    .spaces_backward = cuda_spaces_backward,
+    .spaces_input = cuda_spaces_input,
 };

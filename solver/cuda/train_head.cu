@@ -11,21 +11,18 @@
  * where KL is small (a policy near its base), the first one elsewhere. Sums over the vocabulary
  * are cut into chunks of HEAD_CHUNK columns, a block each; a thread for each row adds up the
  * chunks' in order. */
-#include <limits.h>
 #include <math.h>
 
+#include "solver/cuda/head_part.h"
 #include "solver/cuda/train_internal.h"
 
-static const size_t HEAD_ROWS = 512, HEAD_CHUNK = 1024;
+static const size_t HEAD_ROWS = 512;
+/* f32 sums over the vocabulary are cut into chains: one alone rounds too much
+ * (docs/training.md). */
+static const size_t CHAIN = 1024;
 static const unsigned ROWS_THREADS = 32;
 /* Above this, KL is the plain sum of p d. */
 static const double KL_PLAIN = 0.01;
-
-/* One chunk of a row: its largest logit, where, sum e and sum e (l - max) with e = exp(l - max). */
-struct part {
-    float max, sum, moment;
-    int argmax;
-};
 
 /* sum of e d and of its second form, and those of KL0, with e = exp(l - the row's max) */
 struct ratio_part {
@@ -43,88 +40,34 @@ struct head_row {
 
 /* A block of rows, by value to the kernels. */
 struct head_block {
-    size_t n_rows, n, ldl, n_chunks; /* n: the vocabulary */
-    const float *logits;             /* [n_rows, ldl] */
-    float *base;                     /* [n_rows, ldl] l0, then l - l0; or NULL */
-    struct part *parts, *parts0;     /* [n_rows, n_chunks] */
-    struct ratio_part *ratios;       /* [n_rows, n_chunks] */
-    float *base_targets;             /* [n_rows] */
-    struct head_row *rows;           /* [n_rows] */
+    size_t n_rows, n, ldl, n_chunks;  /* n: the vocabulary */
+    const float *logits;              /* [n_rows, ldl] */
+    float *base;                      /* [n_rows, ldl] l0, then l - l0; or NULL */
+    struct head_part *parts, *parts0; /* [n_rows, n_chunks] */
+    struct ratio_part *ratios;        /* [n_rows, n_chunks] */
+    float *base_targets;              /* [n_rows] */
+    struct head_row *rows;            /* [n_rows] */
     const struct head_term *terms;
     struct head_term_result *results;
 };
 
 /* ---- a chunk --------------------------------------------------------------------------------- */
 
-enum { WARPS = GPU_BLOCK / GPU_WARP };
-
-/* A block's shared memory for the parts of its warps; each is free again after the next barrier. */
-struct shared_parts {
-    float max[WARPS], sum[WARPS], moment[WARPS];
-    int least[WARPS];
-};
-
-static __device__ float block_max(float x, float *shared)
-{
-    x = warp_max(x);
-    if (threadIdx.x % GPU_WARP == 0)
-        shared[threadIdx.x / GPU_WARP] = x;
-    __syncthreads();
-    for (int w = 0; w < WARPS; w++)
-        x = shared[w] > x ? shared[w] : x;
-    return x;
-}
-
-static __device__ int block_least(int x, int *shared)
-{
-    for (int bits = GPU_WARP / 2; bits > 0; bits /= 2)
-        x = min(x, __shfl_xor_sync(ALL_LANES, x, bits));
-    if (threadIdx.x % GPU_WARP == 0)
-        shared[threadIdx.x / GPU_WARP] = x;
-    __syncthreads();
-    for (int w = 0; w < WARPS; w++)
-        x = min(x, shared[w]);
-    return x;
-}
-
-/* The part of columns first .. end of a row, in every thread. */
-static __device__ struct part make_part(const float *logits, size_t first, size_t end,
-                                        struct shared_parts *shared)
-{
-    struct part part = {-INFINITY, 0, 0, INT_MAX};
-    for (size_t c = first + threadIdx.x; c < end; c += blockDim.x)
-        part.max = logits[c] > part.max ? logits[c] : part.max;
-    part.max = block_max(part.max, shared->max);
-    for (size_t c = first + threadIdx.x; c < end; c += blockDim.x) {
-        const float below = logits[c] - part.max, e = gpu_exp(below);
-        part.sum += e;
-        part.moment += e * below;
-        if (logits[c] == part.max && part.argmax == INT_MAX)
-            part.argmax = (int)c;
-    }
-    part.argmax = block_least(part.argmax, shared->least);
-    if (part.argmax == INT_MAX)
-        part.argmax = (int)first;
-    part.sum = block_sum(part.sum, shared->sum);
-    part.moment = block_sum(part.moment, shared->moment);
-    return part;
-}
-
 /* Block (chunk, row). */
 static __global__ void parts_kernel(const struct head_block b)
 {
-    __shared__ struct shared_parts shared;
+    __shared__ struct head_shared shared;
     const size_t row = blockIdx.y, at = row * b.n_chunks + blockIdx.x;
     const size_t first = blockIdx.x * HEAD_CHUNK;
     const size_t end = b.n - first < HEAD_CHUNK ? b.n : first + HEAD_CHUNK;
     const float *logits = b.logits + row * b.ldl;
-    const struct part part = make_part(logits, first, end, &shared);
+    const struct head_part part = head_part_make(logits, first, b.n, &shared);
     if (threadIdx.x == 0)
         b.parts[at] = part;
     if (!b.base)
         return;
     float *base = b.base + row * b.ldl;
-    const struct part part0 = make_part(base, first, end, &shared);
+    const struct head_part part0 = head_part_make(base, first, b.n, &shared);
     if (threadIdx.x == 0)
         b.parts0[at] = part0;
     __syncthreads();
@@ -137,36 +80,19 @@ static __global__ void parts_kernel(const struct head_block b)
 
 /* ---- a row ----------------------------------------------------------------------------------- */
 
-/* The row's largest logit, where, and the sum over the chunks of exp(logit - max): head.cu's bits,
- * so that a token's log-probability is the one that it was drawn with. */
-static __device__ double parts_sum(const struct part *parts, size_t n, float *max, int *argmax)
-{
-    double sum = 0;
-    *max = parts[0].max;
-    *argmax = parts[0].argmax;
-    for (size_t i = 1; i < n; i++)
-        if (parts[i].max > *max) {
-            *max = parts[i].max;
-            *argmax = parts[i].argmax;
-        }
-    for (size_t i = 0; i < n; i++)
-        sum += (double)parts[i].sum * (double)gpu_exp(parts[i].max - *max);
-    return sum;
-}
-
 /* A thread to a row: everything but the divergences. */
 static __global__ void rows_kernel(const struct head_block b)
 {
     const size_t r = column_here();
     if (r >= b.n_rows)
         return;
-    const struct part *parts = b.parts + r * b.n_chunks;
+    const struct head_part *parts = b.parts + r * b.n_chunks;
     const int32_t target = b.terms[r].target;
     struct head_term_result result = {};
     struct head_row row = {};
     double moment = 0;
 
-    row.sum = parts_sum(parts, b.n_chunks, &row.max, &result.argmax);
+    row.sum = head_parts_sum(parts, b.n_chunks, &row.max, &result.argmax);
     for (size_t c = 0; c < b.n_chunks; c++) {
         const double below = (double)parts[c].max - (double)row.max;
         moment += exp(below) * ((double)parts[c].moment + below * (double)parts[c].sum);
@@ -180,8 +106,8 @@ static __global__ void rows_kernel(const struct head_block b)
     }
     if (b.base) {
         float max0;
-        int argmax0;
-        const double sum0 = parts_sum(b.parts0 + r * b.n_chunks, b.n_chunks, &max0, &argmax0);
+        int32_t argmax0;
+        const double sum0 = head_parts_sum(b.parts0 + r * b.n_chunks, b.n_chunks, &max0, &argmax0);
         const double log_sum0 = (double)max0 + log(sum0);
         row.shift = (float)(log_sum - log_sum0);
         if (target >= 0)
@@ -240,24 +166,10 @@ static __device__ double excess0_near(double d)
     return d * d * (1.0 / 2 - d * (1.0 / 3 - d * (1.0 / 8 - d * (1.0 / 30 - d / 144))));
 }
 
-/* As block_sum of element.h. */
-static __device__ double block_sum_f64(double x, double *shared)
-{
-    for (int bits = GPU_WARP / 2; bits > 0; bits /= 2)
-        x += __shfl_xor_sync(ALL_LANES, x, bits);
-    if (threadIdx.x % GPU_WARP == 0)
-        shared[threadIdx.x / GPU_WARP] = x;
-    __syncthreads();
-    double sum = 0;
-    for (int w = 0; w < WARPS; w++)
-        sum += shared[w];
-    return sum;
-}
-
 /* Block (chunk, row): its sums of ratios. */
 static __global__ void ratios_kernel(const struct head_block b)
 {
-    __shared__ double shared[4][WARPS];
+    __shared__ double shared[4][GPU_BLOCK / GPU_WARP];
     const size_t row = blockIdx.y, first = blockIdx.x * HEAD_CHUNK;
     const size_t end = b.n - first < HEAD_CHUNK ? b.n : first + HEAD_CHUNK;
     const float *logits = b.logits + row * b.ldl, *base = b.base + row * b.ldl;
@@ -327,8 +239,8 @@ static __global__ void gradient_kernel(const struct head_block b, void *gradient
 /* What a call needs on the device. */
 struct room {
     float *logits, *base;
-    void *gradient;
-    struct part *parts, *parts0;
+    void *gradient, *slice;
+    struct head_part *parts, *parts0;
     struct ratio_part *ratios;
     float *base_targets;
     struct head_row *rows;
@@ -343,8 +255,8 @@ static void *cut(char *memory, size_t *at, size_t n)
     return p;
 }
 
-static struct room cut_room(const struct head_block *b, bool base, size_t gradient_bytes, size_t n,
-                            char *memory, size_t *bytes)
+static struct room cut_room(const struct head_block *b, bool base, size_t gradient_bytes,
+                            size_t slice_bytes, size_t n, char *memory, size_t *bytes)
 {
     const size_t n_parts = b->n_rows * b->n_chunks, logits = b->n_rows * b->ldl * sizeof(float);
     struct room room = {};
@@ -352,8 +264,9 @@ static struct room cut_room(const struct head_block *b, bool base, size_t gradie
     room.logits = (float *)cut(memory, bytes, logits);
     room.base = base ? (float *)cut(memory, bytes, logits) : NULL;
     room.gradient = gradient_bytes ? cut(memory, bytes, gradient_bytes) : NULL;
-    room.parts = (struct part *)cut(memory, bytes, n_parts * sizeof *room.parts);
-    room.parts0 = (struct part *)cut(memory, bytes, n_parts * sizeof *room.parts0);
+    room.slice = slice_bytes ? cut(memory, bytes, slice_bytes) : NULL;
+    room.parts = (struct head_part *)cut(memory, bytes, n_parts * sizeof *room.parts);
+    room.parts0 = (struct head_part *)cut(memory, bytes, n_parts * sizeof *room.parts0);
     room.ratios = (struct ratio_part *)cut(memory, bytes, n_parts * sizeof *room.ratios);
     room.base_targets = (float *)cut(memory, bytes, b->n_rows * sizeof *room.base_targets);
     room.rows = (struct head_row *)cut(memory, bytes, b->n_rows * sizeof *room.rows);
@@ -369,10 +282,10 @@ static void run_block(const struct engine *e, const struct head_block &b, void *
     const dim3 chunks((unsigned)b.n_chunks, (unsigned)b.n_rows);
     const unsigned rows = (unsigned)((b.n_rows + ROWS_THREADS - 1) / ROWS_THREADS);
 
-    GPU_LAUNCH(parts_kernel, chunks, GPU_BLOCK, 0, stream, b);
+    GPU_LAUNCH(parts_kernel, chunks, gpu_row_threads(b.n), 0, stream, b);
     GPU_LAUNCH(rows_kernel, rows, ROWS_THREADS, 0, stream, b);
     if (b.base) {
-        GPU_LAUNCH(ratios_kernel, chunks, GPU_BLOCK, 0, stream, b);
+        GPU_LAUNCH(ratios_kernel, chunks, gpu_row_threads(b.n), 0, stream, b);
         GPU_LAUNCH(divergences_kernel, rows, ROWS_THREADS, 0, stream, b);
     }
     if (gradient && e->element == ELEMENT_F32)
@@ -384,12 +297,38 @@ static void run_block(const struct engine *e, const struct head_block &b, void *
     cuda_launched(e, "the head's gradient");
 }
 
+/* dx [n_rows, lddx] = gradient [n_rows, k_padded] m_t^T. In f32 a chain is copied out of m_t to
+ * `slice` and its sums are added to those before. */
+static void multiply_back(const struct engine *e, float *dx, size_t lddx, const void *gradient,
+                          size_t n_rows, const struct matrix *m_t, void *slice)
+{
+    const size_t ldg = m_t->k_padded;
+    if (!slice) {
+        cuda_product_run(e, dx, lddx, gradient, ldg, n_rows, m_t, NULL, false);
+        return;
+    }
+    for (size_t k = 0; k < ldg; k += CHAIN) {
+        struct matrix part = *m_t;
+        part.k = part.k_padded = ldg - k < CHAIN ? ldg - k : CHAIN;
+        part.data = slice;
+        cuda_check(e,
+                   cudaMemcpy2DAsync(slice, part.k * sizeof *dx, (const float *)m_t->data + k,
+                                     ldg * sizeof *dx, part.k * sizeof *dx,
+                                     m_t->n_panels * KERNEL_COLUMNS, cudaMemcpyDeviceToDevice,
+                                     cuda_device_of(e)->stream),
+                   "the head's gradient");
+        cuda_product_run(e, dx, lddx, (const float *)gradient + k, ldg, n_rows, &part, NULL, k > 0);
+    }
+}
+
 int cuda_head_backward(const struct engine *e, float *dx, size_t lddx, const void *x,
                        const void *x0, size_t ldx, size_t n, const struct matrix *m,
                        const struct matrix *m_t, const struct head_term *terms,
                        struct head_term_result *results)
 {
     const size_t size = element_size(e->element), ldg = dx ? m_t->k_padded : 0;
+    const bool chains = dx && e->element == ELEMENT_F32 && ldg > CHAIN;
+    const size_t slice_bytes = chains ? m_t->n_panels * KERNEL_COLUMNS * CHAIN * sizeof(float) : 0;
     struct head_block b = {};
     size_t bytes;
 
@@ -401,11 +340,12 @@ int cuda_head_backward(const struct engine *e, float *dx, size_t lddx, const voi
     b.n = m->n;
     b.ldl = round_up(m->n, KERNEL_K_STEP);
     b.n_chunks = (m->n + HEAD_CHUNK - 1) / HEAD_CHUNK;
-    cut_room(&b, x0 != NULL, b.n_rows * ldg * size, n, NULL, &bytes);
+    cut_room(&b, x0 != NULL, b.n_rows * ldg * size, slice_bytes, n, NULL, &bytes);
     char *memory = (char *)cuda_scratch(e, CUDA_SLOT_BACKWARD, bytes);
     if (!memory)
         return cuda_status(e);
-    const struct room room = cut_room(&b, x0 != NULL, b.n_rows * ldg * size, n, memory, &bytes);
+    const struct room room =
+        cut_room(&b, x0 != NULL, b.n_rows * ldg * size, slice_bytes, n, memory, &bytes);
     b.logits = room.logits;
     b.base = room.base;
     b.parts = room.parts;
@@ -426,8 +366,7 @@ int cuda_head_backward(const struct engine *e, float *dx, size_t lddx, const voi
                              NULL, false);
         run_block(e, b, room.gradient, ldg);
         if (dx)
-            cuda_product_run(e, dx + r * lddx, lddx, room.gradient, ldg, b.n_rows, m_t, NULL,
-                             false);
+            multiply_back(e, dx + r * lddx, lddx, room.gradient, b.n_rows, m_t, room.slice);
     }
     if (cuda_status(e) != 0)
         return -1;

@@ -1,8 +1,9 @@
-/* bench_model MODEL [--dtype D] [--isa LEVEL] [--threads N] [--chunk N]
+/* bench_model MODEL [--dtype D] [--device D] [--isa LEVEL] [--threads N] [--chunk N]
  *             [--prompt P --decode N --batch B] [--phases 1] [--score SxT] [--load]
  *
  * Times the model alone, on random tokens:
- *   decode   B sequences, P prompt tokens each, N new ones: tokens/s of the new ones
+ *   decode   B sequences, P prompt tokens each, N new ones: tokens/s of the new ones, of the
+ *            prompts, and the bytes of weights and of keys and values that the steps read, a second
  *   phases   where the steps of that decoding spend their time, and what share of a step the matrix
  *            products alone would take: before every step the products of a whole step are run
  *            alone, so that both sides see the same machine. Medians over the steps.
@@ -24,7 +25,7 @@ struct work {
     int32_t *tokens;
     size_t n, length, max_new, n_next;
     bool score;
-    double first, last; /* when the first tokens were there, and the last */
+    double begin, first, last; /* the start, when the first tokens were there, and the last */
     size_t n_tokens;
 };
 
@@ -68,9 +69,24 @@ static int run(struct model *model, struct work *w, const struct scheduler_optio
     for (size_t i = 0; i < w->n * w->length; i++)
         w->tokens[i] = (int32_t)((size_t)rand() % vocab);
     const struct scheduler_client client = {next, done, token, w};
+    w->begin = clock_seconds();
     const int status = scheduler_run(model, NULL, options, &client, stats);
     free(w->tokens);
     return status;
+}
+
+/* Of a decoding step, on average: all weights but the embedding's rows that are not used, and the
+ * keys and values so far. */
+static double step_bytes(const struct model *model, const struct work *w)
+{
+    const struct model_config *c = model_get_config(model);
+    const bool bf16 = model_get_options(model)->element == ELEMENT_BF16;
+    const double table = c->tied_embeddings ? 0 : (double)c->vocab_size * (double)c->hidden_size;
+    const double weights = (double)model_n_parameters(model) - table;
+    const double kv = 2.0 * (double)(c->n_layers * c->n_kv_heads * c->head_dim);
+
+    return (bf16 ? 2 : 4) *
+           (weights + (double)w->n * ((double)w->length + 0.5 * (double)w->max_new) * kv);
 }
 
 int main(int argc, char **argv)
@@ -89,6 +105,8 @@ int main(int argc, char **argv)
         if (strcmp(name, "--dtype") == 0)
             options.element = strcmp(value, "f32") == 0 ? ELEMENT_F32 : ELEMENT_BF16;
         else if (strcmp(name, "--isa") == 0 && isa_parse(value, &options.isa) != 0)
+            return fprintf(stderr, "%s\n", error_message()), 2;
+        else if (strcmp(name, "--device") == 0 && device_parse(value, &options.device) != 0)
             return fprintf(stderr, "%s\n", error_message()), 2;
         else if (strcmp(name, "--threads") == 0)
             options.n_threads = atoi(value);
@@ -125,6 +143,11 @@ int main(int argc, char **argv)
             phases_end(model);
         printf("decode batch %zu tokens/s %.1f\n", batch,
                (double)(w.n_tokens - w.n) / (w.last - w.first));
+        printf("decode batch %zu GB/s %.1f\n", batch,
+               step_bytes(model, &w) * (double)(w.n_tokens - w.n) / (double)w.n /
+                   (w.last - w.first) / 1e9);
+        printf("prompt batch %zu tokens/s %.1f\n", batch,
+               (double)(w.n * w.length) / (w.first - w.begin));
         printf("generate batch %zu tokens/s %.1f\n", batch,
                (double)stats.generated_tokens / stats.seconds);
     }

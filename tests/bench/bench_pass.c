@@ -1,4 +1,5 @@
-/* bench_pass MODEL [--dtype D] [--isa LEVEL] [--threads N] [--what MASK] [--repeat N] [--recompute]
+/* bench_pass MODEL [--dtype D] [--device D] [--isa LEVEL] [--threads N] [--what MASK] [--repeat N]
+ * [--recompute]
  *            [--prefix P --sequences S --length T]
  *
  * Times forward and SVF backward (model/pass.h) on random tokens, phase by phase. Without sizes,
@@ -89,8 +90,10 @@ static double products_alone(const struct model *model, const struct adapter *ad
 {
     const struct engine *e = &model->engine;
     const size_t ld = round_up(max_width, 32) + 32;
-    void *x = calloc(n * ld, sizeof(float));
-    float *y = calloc(n * ld, sizeof *y);
+    void *x = memory_take(e->memory, n * ld, sizeof(float));
+    float *y = memory_take(e->memory, n * ld, sizeof *y);
+    if (!x || !y)
+        exit(1);
     memset(y, 0, n * ld * sizeof *y); /* touch the pages */
     double start = now();
     for (size_t layer = 0; layer < model->config.n_layers; layer++)
@@ -101,37 +104,54 @@ static double products_alone(const struct model *model, const struct adapter *ad
                 if (s->t.data)
                     e->ops->product(e, y, ld, x, ld, n, &s->t, NULL, false);
             }
+    e->ops->wait(e);
     double seconds = now() - start;
     for (size_t k = 0; adapter && k < adapter->n_sites; k++) {
         /* The adapter's four products are those of its forward and backward without the sums. */
         const struct adapter_site *s = &adapter->sites[k];
         struct matrix m[2];
         const size_t r = s->n_parameters;
-        if (matrix_create(&m[0], e->element, r, s->module.n_columns) != 0 ||
-            matrix_create(&m[1], e->element, s->module.n_rows, r) != 0)
+        if (engine_matrix_create(e, &m[0], r, s->module.n_columns) != 0 ||
+            engine_matrix_create(e, &m[1], s->module.n_rows, r) != 0)
             exit(1);
         start = now();
         for (int twice = 0; twice < 2; twice++)
             for (int i = 0; i < 2; i++)
                 e->ops->product(e, y, ld, x, ld, n, &m[i], NULL, false);
+        e->ops->wait(e);
         seconds += now() - start;
         matrix_free(&m[0]);
         matrix_free(&m[1]);
     }
-    free(y);
+    memory_give(e->memory, y, n * ld, sizeof *y);
     /* The head in blocks of rows, as it runs; twice, for the way back. */
     const size_t ld_head = round_up(model->config.vocab_size, 32),
                  block = n_head < 64 ? n_head : 64;
-    y = calloc(block * ld_head, sizeof *y);
+    y = memory_take(e->memory, block * ld_head, sizeof *y);
+    if (!y)
+        exit(1);
     memset(y, 0, block * ld_head * sizeof *y);
     start = now();
     for (size_t first = 0; first < n_head; first += block)
         e->ops->product(e, y, ld_head, x, ld, n_head - first < block ? n_head - first : block,
                         &model->head, NULL, false);
+    e->ops->wait(e);
     seconds += 2 * (now() - start);
-    free(x);
-    free(y);
+    memory_give(e->memory, x, n * ld, sizeof(float));
+    memory_give(e->memory, y, block * ld_head, sizeof *y);
     return seconds;
+}
+
+/* Floating-point operations of the base model's products, forward and back: the way back has no
+ * gradients of weights, so 4 a weight and row, and the head's on its places alone. What SVF and
+ * attention take comes on top. */
+static double pass_flops(const struct model *model, size_t n_rows, size_t n_places)
+{
+    const struct model_config *c = &model->config;
+    const double table = (double)c->vocab_size * (double)c->hidden_size;
+    const double layers = (double)model->n_parameters - (c->tied_embeddings ? 1 : 2) * table;
+
+    return 4 * (layers * (double)n_rows + table * (double)n_places);
 }
 
 struct shape {
@@ -142,6 +162,9 @@ struct shape {
 static int time_shape(struct model *model, const struct adapter *adapter, const struct shape *shape,
                       bool recompute, int repeat)
 {
+    /* A sequence's first token tells it from the others. */
+    const size_t half = model->config.vocab_size / 2;
+    const int32_t n_ids = half < 1000 ? (int32_t)half : 1000;
     const size_t n_tokens = shape->prefix + shape->length;
     const size_t n_rows = shape->prefix + shape->n_sequences * shape->length;
     const size_t n_places = shape->n_sequences * (shape->all ? n_tokens - 1 : 1);
@@ -161,22 +184,23 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
         size_t n = 0;
         srand(1);
         for (size_t k = 0; k < shape->prefix; k++)
-            tokens[k] = rand() % 1000;
+            tokens[k] = rand() % n_ids;
         pass_reset(pass, adapter->parameters);
         const double start = now();
         for (size_t s = 0; s < shape->n_sequences; s++) {
             size_t sequence;
             for (size_t k = 0; k < shape->length; k++)
-                tokens[shape->prefix + k] = k == 0 ? (int32_t)(1000 + s) : rand() % 1000;
+                tokens[shape->prefix + k] = k == 0 ? n_ids + (int32_t)s % n_ids : rand() % n_ids;
             if (pass_add(pass, tokens, n_tokens, &sequence) != 0)
                 goto done;
             for (size_t p = shape->all ? 0 : n_tokens - 1; p < n_tokens - shape->all; p++) {
                 places[n] = (struct pass_place){sequence, p};
-                terms[n++] = (struct head_term){.target = rand() % 1000, .weight = 0.01f};
+                terms[n++] = (struct head_term){.target = rand() % n_ids, .weight = 0.01f};
             }
         }
         if (pass_run(pass) != 0)
             goto done;
+        model->engine.ops->wait(&model->engine);
         const double forward = now();
         if (pass_backward(pass, NULL, places, terms, n, gradient, results) != 0)
             goto done;
@@ -199,6 +223,8 @@ static int time_shape(struct model *model, const struct adapter *adapter, const 
     printf("  forward   %7.1f ms\n  head and backward %7.1f ms\n", best[0] * 1e3, best[1] * 1e3);
     printf("  together  %7.1f ms, %.0f tokens/s of rows, %.0f of tokens\n", best[2] * 1e3,
            (double)n_rows / best[2], (double)(shape->n_sequences * n_tokens) / best[2]);
+    printf("  speed     %7.3f TFLOP/s of the base model's products\n",
+           pass_flops(model, n_rows, n_places) / best[2] / 1e12);
     printf("  products alone %7.1f ms: %.0f %%\n", alone * 1e3, 100 * alone / best[2]);
     printf("  pass memory %zu MiB, peak of the process so far %.0f MiB\n",
            pass_bytes(model, adapter, &options) >> 20, (double)usage.ru_maxrss / 1024);
@@ -236,6 +262,8 @@ int main(int argc, char **argv)
         if (strcmp(name, "--dtype") == 0)
             options.element = strcmp(value, "f32") == 0 ? ELEMENT_F32 : ELEMENT_BF16;
         else if (strcmp(name, "--isa") == 0 && isa_parse(value, &options.isa) != 0)
+            return fprintf(stderr, "%s\n", error_message()), 2;
+        else if (strcmp(name, "--device") == 0 && device_parse(value, &options.device) != 0)
             return fprintf(stderr, "%s\n", error_message()), 2;
         else if (strcmp(name, "--threads") == 0)
             options.n_threads = atoi(value);

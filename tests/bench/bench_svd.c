@@ -1,11 +1,13 @@
 /* mpirun -n P bench_svd --set 2048x2048:8,4096x4096:4 [--condition C] [--spectrum log|linear]
- *     [--precision auto|f32|f64] [--method auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd]
+ *     [--precision auto|f32|f64]
+ *     [--method auto|lapack|one-stage|two-stage|scalapack|elpa|gesvd|cusolver]
  *     [--crew auto|one|all] [--check] [--repeat N] [--seed N]
  *
  * Times the decomposition of a set of made-up matrices in the memory of one node, as t2 decompose
  * schedules them: a rank is a worker, matrices are drawn longest first, and those that would leave
  * workers idle at the end are solved first by all workers together (--crew one: never; all:
- * always). The grid methods solve each on the grid of all ranks. Matrices are Gaussian; with
+ * always). The grid methods solve each on the grid of all ranks; cusolver on CUDA's device 0.
+ * Matrices are Gaussian; with
  * --condition, U diag(s) V^T with s from 1 to 1/C (log: equal ratios, linear: equal steps) and
  * random orthogonal U and V. Prints
  *
@@ -27,6 +29,7 @@
 #include "solver/blas_kernels.h"
 #include "solver/eigen.h"
 #include "solver/svd.h"
+#include "solver/svd_cuda.h"
 #include "solver/svd_grid.h"
 
 enum { MAX_MATRICES = 1024 };
@@ -207,7 +210,7 @@ static size_t plan_crew(const struct bench *b)
 
 static bool on_grid(const struct bench *b)
 {
-    return b->options.method >= SVD_SCALAPACK;
+    return b->options.method >= SVD_SCALAPACK && b->options.method != SVD_CUSOLVER;
 }
 
 static size_t rounded(size_t n_bytes)
@@ -567,10 +570,13 @@ int main(int argc, char **argv)
         return fprintf(stderr, "bench_svd: %s\n", error_message()), 1;
     if (parse(&b, argc, argv) != 0)
         code = 2;
+    else if (b.options.method == SVD_CUSOLVER && !(b.options.cuda = svd_cuda_create(0)))
+        code = 1;
     else
         code = run(&b) != 0;
     if (code != 0 && b.comm.rank == 0)
         fprintf(stderr, "bench_svd: %s\n", error_message());
+    svd_cuda_free(b.options.cuda);
     comm_finish(&b.comm);
     return code;
 }

@@ -67,7 +67,7 @@ static void bench(const struct matrix *a, enum svd_method method, enum svd_preci
                   const char *label, int reps)
 {
     const struct svd_source source = {a->m, a->n, read_matrix, a, "a Gaussian matrix"};
-    const struct svd_options options = {method, precision, 1e-5, false};
+    const struct svd_options options = {method, precision, 1e-5, false, NULL};
     const size_t r = a->m < a->n ? a->m : a->n;
     double *sigma = malloc(r * sizeof *sigma), best = 1e30, sum = 0;
     struct svd_report report;

@@ -361,8 +361,8 @@ static void results_of_different_runs_hold_the_same_columns(void **state)
     static const char *const names[] = {"logprobs", "choice_tokens"};
     struct task_result results[2];
     struct evaluate_options options = options_for(5);
-    struct run_info info = {"v",     "c",   "o",   "m",    "a", 1, "s", "f32", "cpu",
-                            "plain", "f32", "cpu", "none", 1,   1, 7,   "t",   1};
+    struct run_info info = {"v",   "c",   "o",    "m", "a", 1, "s", "f32", "cpu", "plain",
+                            "f32", "cpu", "none", 1,   1,   7, "t", 1,     NULL};
 
     assert_int_equal(0, evaluate_text(&alone, choice_task, &options, &results[0]));
     options = options_for(64);

@@ -1,4 +1,5 @@
-/* The readers of expert files, mixtures, and the states of training and adaptation on HDF5 files
+/* The readers of expert files, mixtures, live curves, and the states of training and adaptation,
+ * what t2 inspect and t2 watch show of them, and what moves experts to other models, on HDF5 files
  * that are well-formed but for what they say: the input picks attributes, names, links, types,
  * shapes and values. (Bytes that are no proper HDF5 at all would test libhdf5, whose 1.10 loops for
  * ever on some.) */
@@ -10,71 +11,22 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "eval/mixture_file.h"
 #include "jobs/adapt_result.h"
 #include "jobs/adapt_state.h"
+#include "jobs/watch_view.h"
 #include "model/expert.h"
+#include "model/transfer.h"
 #include "mpi/h5.h"
 #include "mpi/h5_array.h"
-#include "tests/fuzz/h5_feed.h"
+#include "mpi/h5_live.h"
+#include "tests/fuzz/h5_put.h"
+#include "tests/model/factors_files.h"
+#include "train/curve_read.h"
 #include "train/state.h"
 #include "train/train_result.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static void put_int(struct feed *feed, hid_t object, const char *name, int64_t usual)
-{
-    static const int64_t odd[] = {0, -1, 1, 1 << 20, INT64_MAX, INT64_MIN};
-
-    switch (take(feed, 16)) {
-    case 1:
-        return;
-    case 2:
-        h5_put_int(object, name, odd[take(feed, sizeof odd / sizeof *odd)]);
-        return;
-    case 3:
-        h5_put_text(object, name, "7");
-        return;
-    default:
-        h5_put_int(object, name, usual);
-    }
-}
-
-static void put_real(struct feed *feed, hid_t object, const char *name)
-{
-    static const double values[] = {0.5, 0, -1, NAN, INFINITY, 1e300, -1e300, 1e-320};
-
-    if (take(feed, 16) != 1)
-        h5_put_real(object, name, values[take(feed, 16) % 8]);
-}
-
-/* A dataset of some type, shape and storage, with values or without. */
-static void put_dataset(struct feed *feed, hid_t group, const char *name, size_t usual)
-{
-    static const hsize_t sides[] = {0, 1, 3, 1 << 16, (hsize_t)1 << 40};
-    const hid_t types[] = {H5T_IEEE_F32LE, H5T_IEEE_F64BE, H5T_STD_I64LE, H5T_C_S1};
-    const bool odd = take(feed, 8) == 1;
-    hsize_t shape[2] = {usual, 2};
-    double values[64] = {0};
-    hid_t plist = H5Pcreate(H5P_DATASET_CREATE);
-    const hsize_t chunk[2] = {1, 1};
-
-    if (odd)
-        shape[0] = sides[take(feed, 5)];
-    const int n_dims = take(feed, 8) == 1 ? 2 : take(feed, 32) == 1 ? 0 : 1;
-    for (size_t i = 0; i < 64; i++)
-        values[i] = take(feed, 16) == 1 ? NAN : 1;
-    if (take(feed, 4) == 1 && n_dims > 0)
-        H5Pset_chunk(plist, n_dims, chunk);
-    hid_t space = H5Screate_simple(n_dims, shape, NULL);
-    hid_t set =
-        H5Dcreate2(group, name, types[take(feed, 16) % 4], space, H5P_DEFAULT, plist, H5P_DEFAULT);
-    if (set >= 0 && n_dims > 0 && shape[0] <= 8 && take(feed, 8) != 1)
-        H5Dwrite(set, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values);
-    if (set >= 0)
-        H5Dclose(set);
-    H5Sclose(space);
-    H5Pclose(plist);
-}
 
 static void put_matrix(struct feed *feed, hid_t layer, size_t number)
 {
@@ -181,13 +133,56 @@ static void put_mixture(struct feed *feed, hid_t file)
     put_int(feed, file, "test_items", 3);
     put_real(feed, file, "best");
     hid_t group = h5_group_create(file, "mixture");
-    put_dataset(feed, group, "alpha", 1);
-    put_dataset(feed, group, take(feed, 2) ? "experts" : "groups", 2);
+    put_grid(feed, group, "alpha", 2, 3);
+    put_texts(feed, group, "experts", 3);
+    put_texts(feed, group, "files", 3);
+    put_texts(feed, group, "groups", 2);
     H5Gclose(group);
     group = h5_group_create(file, "scores");
     for (size_t i = 0; i < 5; i++)
         put_dataset(feed, group, columns[i], 3);
     H5Gclose(group);
+}
+
+static void put_live(struct feed *feed, hid_t file)
+{
+    static const char *const numbers[] = {"format_version", "planned_steps", "began_step",
+                                          "validate_every", "ranks",         "pid"};
+    static const char *const texts[] = {"task", "adapter", "host", "pid_namespace", "started"};
+
+    put_text(feed, file, "kind", LIVE_CURVE_KIND);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        put_int(feed, file, numbers[i], 1);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        put_text(feed, file, texts[i], texts[i]);
+    put_real(feed, file, "began");
+    if (take(feed, 8) != 1)
+        h5_live_text(file, "state", "running", take(feed, 8) == 1 ? 3 : LIVE_STATE_BYTES);
+    else
+        put_dataset(feed, file, "state", 1);
+    put_dataset(feed, file, "updated", 1);
+    hid_t group = h5_group_create(file, "curve");
+    for (size_t i = 0; i < TRAIN_POINT_COLUMNS; i++)
+        if (take(feed, 16) != 1)
+            put_dataset(feed, group, train_point_names[i], 3);
+    H5Gclose(group);
+    group = h5_group_create(file, "validation");
+    put_dataset(feed, group, "step", 2);
+    put_dataset(feed, group, "score", 2);
+    H5Gclose(group);
+}
+
+static void use_curve(const char *path, FILE *null)
+{
+    const struct watch_place here = watch_place_here();
+    struct curve_file c;
+
+    if (curve_read(&c, path) != 0)
+        return;
+    const enum watch_life life = watch_life(&c, &here, 1000);
+    watch_print(null, &c, life, 1000, 80, true);
+    watch_print_line(null, &c, life, 1000);
+    curve_free(&c);
 }
 
 /* One expert of one matrix with one component: a search of one coordinate. */
@@ -215,15 +210,61 @@ static void use_adaptation(const char *path, FILE *null)
         (void)adapt_state_describe(path, null);
 }
 
-static void use(const char *path, size_t kind)
+/* Factor files of other models: the usual rank and others, more and fewer layers. */
+static struct factors *others[3];
+
+static void make_others(void)
+{
+    static const size_t ranks[] = {3, 2, 5}, n_layers[] = {2, 1, 4};
+    const struct factors_origin origin = made_origin();
+    char path[64];
+
+    snprintf(path, sizeof path, "/dev/shm/t2-fuzz-factors-%ld.h5", (long)getpid());
+    for (size_t i = 0; i < 3; i++) {
+        struct module modules[8];
+        size_t n = 0;
+        for (size_t layer = 0; layer < n_layers[i]; layer++) {
+            modules[n++] = made_module(layer, "self_attn.q_proj", ranks[i], ranks[i]);
+            modules[n++] = made_module(layer, "mlp.down_proj", ranks[i], 7);
+        }
+        for (size_t k = 0; k < n; k++) {
+            struct factors_matrix m = made_matrix(&modules[k]);
+            if (factors_write_part(path, &origin, FACTORS_F32, &m) != 0)
+                abort();
+            made_free(&m);
+        }
+        if (factors_merge(path, &origin, FACTORS_F32, modules, n) != 0 ||
+            !(others[i] = factors_open(path)))
+            abort();
+        unlink(path);
+    }
+}
+
+/* choice: which of them, and how. */
+static void transfer(const struct expert *e, size_t choice)
+{
+    const struct transfer_options options = {choice % 2 ? TRANSFER_SHUFFLED : TRANSFER_ORDERED,
+                                             (enum transfer_shape)(choice / 2 % 3), 1};
+    struct expert to = {0};
+    size_t n;
+
+    (void)transfer_expert(e, others[choice / 6 % 3], &options, &to, &n);
+    expert_free(&to);
+}
+
+static void use(const char *path, size_t kind, size_t choice)
 {
     struct train_state s;
     struct expert e;
+    struct mixture m;
     FILE *null = fopen("/dev/null", "w");
 
     if (!null)
         abort();
-    if (kind == 2) {
+    use_curve(path, null);
+    if (kind == 3) {
+        ;
+    } else if (kind == 2) {
         use_adaptation(path, null);
     } else if (kind == 1) {
         if (train_state_create(&s, 3, 0) != 0)
@@ -232,10 +273,14 @@ static void use(const char *path, size_t kind)
         train_state_free(&s);
         (void)train_state_describe(path, null);
     } else {
-        if (expert_read(&e, path) == 0)
+        if (expert_read(&e, path) == 0) {
+            transfer(&e, choice);
             expert_free(&e);
+        }
         (void)expert_describe(path, null, true);
         (void)adapt_result_describe(path, null);
+        if (mixture_read(&m, path) == 0)
+            mixture_free(&m);
     }
     fclose(null);
 }
@@ -247,10 +292,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char path[64];
 
     snprintf(path, sizeof path, "/dev/shm/t2-fuzz-expert-%ld.h5", (long)getpid());
+    if (!others[0])
+        make_others();
     h5_quiet_begin(&quiet);
-    const size_t kind = take(&feed, 3);
+    const size_t kind = take(&feed, 4), choice = take(&feed, 18);
     hid_t file = h5_create("fuzz");
-    if (kind == 2) {
+    if (kind == 3) {
+        put_live(&feed, file);
+    } else if (kind == 2) {
         put_adaptation(&feed, file);
     } else if (kind == 1) {
         put_state(&feed, file);
@@ -262,7 +311,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     write_file(file, path);
     h5_close(file);
     h5_quiet_end(&quiet);
-    use(path, kind);
+    use(path, kind, choice);
     unlink(path);
     return 0;
 }

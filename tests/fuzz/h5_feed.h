@@ -53,8 +53,8 @@ static void put_text(struct feed *feed, hid_t object, const char *name, const ch
 }
 
 /* The group "layers" of groups that are named by their numbers, nearly always, with matrices. */
-static void put_layers(struct feed *feed, hid_t file,
-                       void (*put_matrix)(struct feed *feed, hid_t layer, size_t number))
+static inline void put_layers(struct feed *feed, hid_t file,
+                              void (*put_matrix)(struct feed *feed, hid_t layer, size_t number))
 {
     static const char *const numbers[] = {"00", "01", "100", "7", "-1", "99999999999999999999"};
     hid_t layers = h5_group_create(file, "layers");

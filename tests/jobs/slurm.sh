@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The job scripts on a real Slurm: the chain of jobs/submit.sh on data/mini, and a training that meets
-# its time limit, is preempted, waits for a drained node, and ends with the bits of an undisturbed one.
+# its time limit, is preempted, waits for a drained node, and ends with the bits of an undisturbed one;
+# a training over two nodes, one of which goes down.
 #
 #   tests/jobs/slurm.sh [T2]        (default: build/release/t2)
 #
-# Starts munged, slurmctld and slurmd on this machine in a folder of its own and ends them. Needs root
-# and the packages slurm-wlm and munge; takes about four minutes, so ctest does not run it. Exit code
-# 77: skipped.
+# Starts munged, slurmctld and two slurmd on this machine in a folder of its own and ends them. Needs
+# root and the packages slurm-wlm and munge; takes about six minutes on an idle machine, so ctest does
+# not run it. Exit code 77: skipped.
 set -euo pipefail
 T2_SOURCE=$(cd "$(dirname "$0")/../.." && pwd)
 T2_BINARY=$(realpath "${1:-$T2_SOURCE/build/release/t2}")
@@ -44,7 +45,9 @@ cluster_start "$scratch/cluster" || {
     echo "FAIL  Slurm does not start"
     exit 1
 }
-echo "ok    Slurm $(slurmd -V | awk '{ print $2 }') runs"
+echo "ok    Slurm $(slurmd -V | awk '{ print $2 }') runs with two nodes"
+# What follows is about one node: jobs that find no room there must wait, or give way.
+scontrol update NodeName=n2 State=DRAIN Reason=later
 
 # ---- the chain ----------------------------------------------------------------------------------
 cat >chain.ini <<'INI'
@@ -123,15 +126,14 @@ cluster_wait 30 has_restarted 1 || logs hard
 check "... and it goes back into the queue" "$(restarts)" -eq 2
 check "... with its state" -s hard/add.s1.h5.state
 
-node=$(sinfo -h -o '%N')
-scontrol update NodeName="$node" State=DRAIN Reason=test
+scontrol update NodeName=n1 State=DRAIN Reason=test
 go_on
 sleep 6
 check "on a drained node nothing starts" "$(state_of "$job")" = PENDING
-scontrol update NodeName="$node" State=RESUME
+scontrol update NodeName=n1 State=RESUME
 cluster_wait 60 is_under_way || logs hard
 check "... until it is back" "$(state_of "$job")" = RUNNING
-end=$((SECONDS + 300))
+end=$((SECONDS + 900))
 until has_ended "$job" || [ $SECONDS -gt $end ]; do
     if has_state "$job" PENDING; then
         go_on
@@ -142,6 +144,36 @@ check "the training ends well, after $(restarts) restarts" "$(detail "$job" JobS
 check "... and its state is gone" ! -e hard/add.s1.h5.state
 ranks 2 train "$T2_SOURCE/data/mini" "${options[@]}" --out whole.h5
 same "an undisturbed training of $steps steps has the same bits" whole.h5 hard/add.s1.h5 /layers /curve/loss
+
+# ---- two nodes ----------------------------------------------------------------------------------
+scontrol update NodeName=n2 State=RESUME
+cluster_wait 30 cluster_is_idle n2 || logs hard
+mkdir wide
+cp hard/factors.h5 wide/
+sed "s|^train = .*|train = ${options[*]:6}|; s|--steps $steps|--steps $((steps / 2))|" hard/chain.ini >wide/chain.ini
+# Open MPI's osc/rdma names files in /dev/shm after the host, which these two nodes share.
+job=$(T2_HOME=$T2_SOURCE T2_RUN=$scratch/wide sbatch --parsable --chdir="$scratch/wide" --time=20 \
+    --export=ALL,OMPI_MCA_osc=pt2pt --nodes=2 --ntasks-per-node=1 --partition=low "$T2_SOURCE/jobs/slurm/train.sbatch")
+wide_is_under_way() { [ -s wide/add.s1.h5.state ] && has_state "$job" RUNNING; }
+cluster_wait 90 wide_is_under_way || logs wide
+check "a training runs on two nodes" "$(detail "$job" NumNodes)" -eq 2
+scontrol update NodeName=n2 State=DOWN Reason=test
+cluster_wait 60 has_restarted 0 || logs wide
+check "one of them goes down, and it goes back into the queue" "$(restarts)" -eq 1
+check "... with its state" -s wide/add.s1.h5.state
+cluster_wait 60 has_state "$job" PENDING || logs wide
+# It may have come back by itself.
+scontrol update NodeName=n2 State=RESUME 2>/dev/null || true
+end=$((SECONDS + 600))
+until has_ended "$job" || [ $SECONDS -gt $end ]; do
+    if has_state "$job" PENDING; then
+        go_on
+    fi
+    sleep 1
+done
+check "with both again it ends well" "$(detail "$job" JobState)" = COMPLETED
+ranks 2 train "$T2_SOURCE/data/mini" "${options[@]}" --steps $((steps / 2)) --out half.h5
+same "... with the bits of an undisturbed training on one node" half.h5 wide/add.s1.h5
 
 # ---- mpirun, node-local copies, a chain that fails ----------------------------------------------
 mkdir local

@@ -82,8 +82,13 @@ t2 adapt "$mini" "${short[@]}" --weights factored --abandon --out abandoned.h5
 same_mixture "early abandonment changes nothing" one.h5 abandoned.h5
 t2 eval "$mini" --tasks mixed --limit 12 --adapter one.h5 --unmerged -q
 check "the mixture's file scores as the table says" "$(awk '{ print $2 }' <<<"$out")" = "$(awk '$1 == "mixture" { print $4 }' <<<"$rows")"
-t2 eval "$mini" --tasks mixed --limit 12 --adapter one.h5 -q
+t2 eval "$mini" --tasks mixed --limit 12 --adapter one.h5 -q --out scores.h5
 check "... and can be merged" "$code" -eq 0
+check "its results keep the coefficients" "$(h5diff one.h5 scores.h5 /mixture/alpha /mixture/alpha 2>&1)" = ""
+t2 inspect scores.h5
+contains "... which inspect shows" "$out" "coefficients"
+t2 eval "$mini" --tasks mixed --limit 4 --experts "${three[1]}" --adapt one.h5 -q --out scores.h5
+check "... as the file for all prompts too" "$(h5diff one.h5 scores.h5 /mixture/groups /mixture/groups 2>&1)" = ""
 t2 adapt "$mini" "${short[@]}" --shot-split test --test-limit -1 --out same-split.h5
 check "shots of the test split are no test items" "$(h5dump -a test_items same-split.h5 | grep -c '(0): 194')" -eq 1
 

@@ -38,4 +38,11 @@ for n in 1 2; do
     check "an unknown command under mpirun -n $n" "$code" -eq 2
     check "... told once" "$(grep -c 'unknown command' <<<"$err")" -eq 1
 done
+# Two programs in one launch: the one must not wait for the other for ever.
+for other in --help "train --help" --version zebra ""; do
+    # shellcheck disable=SC2086 # words
+    run timeout 60 "$T2_MPIRUN" --oversubscribe --bind-to none -n 1 "$T2_BINARY" data list : -n 1 "$T2_BINARY" $other
+    check "t2 data list beside t2 $other ends" "$code" -eq 2
+    contains "... with a sentence" "$err" "different command lines"
+done
 finish

@@ -54,6 +54,19 @@ check "a failing download is a failure" "$code" -eq 1
 contains "... that asks for the network" "$err" "is the network there?"
 check "... and leaves nothing behind" "$(find "$T2_MODELS" -type f | wc -l)" -eq 0
 
+# A download that somebody stops.
+# shellcheck disable=SC2016 # the written script expands it
+printf '#!/bin/sh\n[ "$3" = --version ] && exit 0\ntouch %s/begun\nexec sleep 60\n' "$scratch" >"$scratch/bin/python3"
+for signal in INT TERM; do
+    rm -f "$scratch/begun"
+    # Started from a shell's background, it would ignore SIGINT.
+    PATH=$scratch/bin:$PATH run timeout --preserve-status -s $signal 2 "$T2_BINARY" data fetch smollm2
+    check "a download can be stopped by SIG$signal" "$code" -eq 1
+    contains "... which is told" "$err" "stopped by SIG$signal"
+    check "... after it had begun" -e "$scratch/begun"
+    check "... and nothing is left behind" "$(find "$T2_MODELS" -mindepth 2 | wc -l)" -eq 0
+done
+
 # A wheel with other contents.
 cat >"$scratch/bin/python3" <<'EOF'
 #!/bin/sh

@@ -68,7 +68,7 @@ T2_DEVICE=cuda t2 decompose "$model" --out "$scratch/more.h5" --modules mlp --ch
 check "T2_DEVICE stands for auto; one worker gives the same bits" \
     "$(data_of "$scratch/more.h5")" = "$expected"
 T2_DEVICE=cuda t2 decompose "$model" --out "$scratch/cpu.h5" --modules mlp --device cpu
-contains "... but not for what was asked for" "$out" "15 in f32"
+contains "... but not for what was asked for" "$out" "15 ended in f32"
 T2_DEVICE=cuda t2 decompose "$model" --out "$scratch/cpu.h5" --modules mlp --device cpu --resume
 contains "... which is then there" "$out" "nothing to do"
 t2 decompose "$model" --out "$scratch/cpu.h5" --modules mlp --device cuda --resume

@@ -93,7 +93,9 @@ check "... and two passes" "$code" -eq 0
 t2 transfer add_pg.h5 --factors factors.h5 --order shuffled --out moved.h5 -q
 t2 eval "$mini" --tasks add,sentiment --limit 6 -q --adapter moved.h5 --factors factors.h5 --out moved_scores.h5
 check "... and a transfer" "$code" -eq 0
-files=(base.h5 tuned.h5 passes.h5 moved_scores.h5 sentiment.h5 two.h5 add.h5 add_pg.h5 moved.h5 mixed.h5 factors.h5)
+t2 eval "$mini" --tasks reverse --limit 6 -q --adapter mixed.h5 --factors factors.h5 --out mixed_scores.h5
+check "... and its scores" "$code" -eq 0
+files=(base.h5 tuned.h5 passes.h5 moved_scores.h5 mixed_scores.h5 sentiment.h5 two.h5 add.h5 add_pg.h5 moved.h5 mixed.h5 factors.h5)
 t2 report "${files[@]}" --history slow.tsv --out page.html --items 5
 check "a page is made" "$code" -eq 0
 page=$(cat page.html)
@@ -104,7 +106,7 @@ for n in table-1 table-2 table-3 table-4 table-5 table-7 table-8 table-9 table-1
     contains "it has the paper's $n" "$page" "<section id=\"$n\">"
 done
 contains "a section without runs says which would fill it" "$page" "Filled by experts of other kinds"
-check "five items of each task" "$(grep -c '<dt>prompt' page.html)" -eq 40
+check "five items of each task" "$(grep -c '<dt>prompt' page.html)" -eq 45
 # section ID: its text in the page.
 section() { awk -v id="<section id=\"$1\">" 'index($0, id) { on = 1 } on { print } on && /<\/section>/ { exit }' page.html; }
 contains "table 2 has strategies" "$(section table-2)" "<td>prompt</td>"
@@ -115,11 +117,24 @@ contains "table 5 has other tasks" "$(section table-5)" "<td>sentiment</td>"
 contains "table 9 has the expert's own" "$(section table-9)" "<td>add</td>"
 contains "figure 6 has domains" "$(section figure-6)" "review"
 contains "figure 7 has a row a layer" "$(section figure-7)" "<td>layer 4</td>"
+check "... once, though two files know it" "$(section figure-7 | grep -c '<td>layer 4</td>')" -eq 1
+t2 report base.h5 mixed_scores.h5 --out alone.html
+contains "results alone show the weights that they were made with" "$(cat alone.html)" "<td>layer 4</td>"
 check "every link has its place" "$(grep -o 'href="#[^"]*"' page.html | sort -u | while IFS='#"' read -r _ _ id; do
     grep -q "id=[\"']${id}[\"']" page.html || echo "$id"
 done)" = ""
 check "no id stands twice" "$(grep -o "[ <]id=[\"'][^\"']*[\"']" page.html | sort | uniq -d)" = ""
 lacks "nothing comes from elsewhere" page.html 'src=\|url(\|@import\|<link'
+
+lora=(train "$mini" --adapter lora --modules qv --batch 8 --steps 3 -q -t 1 --test-limit 6 --task add)
+t2 "${lora[@]}" --objective reinforce --rate 1e-3 --out lora_pg.h5
+t2 "${lora[@]}" --out lora.h5
+t2 report lora.h5 --format md
+contains "LoRA by next-token prediction fills table 7" "$(sed -n '/^### Table 7/,/^### Table 8/p' <<<"$out")" "| lora | next-token |"
+contains "... and not figure 9, which names the run" "$(sed -n '/^### Figure 9/,/^### Figure 10/p' <<<"$out")" "compare-lora-pg.ini"
+t2 report lora_pg.h5 --format md
+contains "LoRA by policy gradient fills both" "$(sed -n '/^### Table 7/,/^### Table 8/p' <<<"$out")" "| lora | reinforce |"
+contains "... with its rate" "$(sed -n '/^### Figure 9/,/^### Figure 10/p' <<<"$out")" "0.001"
 
 figures=$(grep -o '<svg' page.html | wc -l)
 if command -v gnuplot >/dev/null; then

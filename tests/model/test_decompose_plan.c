@@ -248,6 +248,25 @@ static void more_ranks_and_f32_are_faster(void **state)
     assert_true(span() > before);
 }
 
+static void a_device_needs_no_crews_and_its_workers_take_turns(void **state)
+{
+    (void)state;
+    options.svd.method = SVD_CUSOLVER;
+    choose("llama3-8b", "down_proj");
+    make(2, 2);
+    check_plan();
+    const double one = span();
+    assert_true(one > 0 && count_crews() == 0);
+    options.n_threads = 2; /* they read and write side by side, no more */
+    make(2, 2);
+    check_plan();
+    assert_true(count_crews() == 0);
+    assert_true(span() > 0.8 * one && span() < 1.2 * one);
+    make(8, 4);
+    check_plan();
+    assert_true(span() < 0.4 * one);
+}
+
 static void a_large_machine_is_planned_quickly(void **state)
 {
     (void)state;
@@ -360,6 +379,7 @@ int main(void)
         TEST(a_matrix_that_no_node_holds_is_an_error_with_a_way_out),
         TEST(grids_come_first_and_follow_from_shape_and_options),
         TEST(more_ranks_and_f32_are_faster),
+        TEST(a_device_needs_no_crews_and_its_workers_take_turns),
         TEST(a_large_machine_is_planned_quickly),
         TEST(a_machine_beyond_measure_is_planned_as_quickly),
         TEST(costs_survive_a_file),

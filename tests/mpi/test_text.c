@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <math.h>
 
 #include "mpi/text.h"
 
@@ -43,6 +44,7 @@ static void sizes_durations_and_counts_read_well(void **state)
     assert_string_equal(text_duration(t, sizeof t, 8000), "2 h 13 min");
     assert_string_equal(text_duration(t, sizeof t, 100 * 3600), "4 d 04 h");
     assert_string_equal(text_duration(t, sizeof t, -1), "0.00 s");
+    assert_string_equal(text_duration(t, sizeof t, (double)INFINITY), "11574074074 d 02 h");
     assert_string_equal(text_count(t, sizeof t, 12), "12");
     assert_string_equal(text_count(t, sizeof t, 123456), "123 456");
     assert_string_equal(text_count(t, sizeof t, 134515008), "134.5 M");

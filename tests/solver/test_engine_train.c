@@ -404,46 +404,46 @@ static void attention_backward_of_a_long_sequence(void **state)
 
 /* ---- the head -------------------------------------------------------------------------------- */
 
-/* log p [VOCAB] of one row */
+/* log p [HEAD_VOCAB] of one row */
 static void naive_logprobs(const struct head_case *t, const float *x, double *logp)
 {
     double max = -INFINITY, sum = 0;
-    for (size_t v = 0; v < VOCAB; v++) {
+    for (size_t v = 0; v < HEAD_VOCAB; v++) {
         logp[v] = 0;
-        for (size_t i = 0; i < WIDTH; i++)
-            logp[v] += (double)t->w[v * WIDTH + i] * x[i];
+        for (size_t i = 0; i < HEAD_WIDTH; i++)
+            logp[v] += (double)t->w[v * HEAD_WIDTH + i] * x[i];
         max = fmax(max, logp[v]);
     }
-    for (size_t v = 0; v < VOCAB; v++)
+    for (size_t v = 0; v < HEAD_VOCAB; v++)
         sum += exp(logp[v] - max);
-    for (size_t v = 0; v < VOCAB; v++)
+    for (size_t v = 0; v < HEAD_VOCAB; v++)
         logp[v] -= max + log(sum);
 }
 
 static void check_head_row(const struct head_case *t, size_t r, bool base, const float *dx,
                            const struct head_term_result *result, double near)
 {
-    static double logp[VOCAB], logp0[VOCAB];
+    static double logp[HEAD_VOCAB], logp0[HEAD_VOCAB];
     const struct head_term *term = &t->terms[r];
-    double expected[WIDTH] = {0}, kl = 0, kl0 = 0, entropy = 0, size = 0;
+    double expected[HEAD_WIDTH] = {0}, kl = 0, kl0 = 0, entropy = 0, size = 0;
     size_t best = 0;
 
     naive_logprobs(t, t->x + r * HEAD_LD, logp);
     naive_logprobs(t, t->x0 + r * HEAD_LD, logp0);
-    for (size_t v = 0; v < VOCAB; v++) {
+    for (size_t v = 0; v < HEAD_VOCAB; v++) {
         kl += base ? exp(logp[v]) * (logp[v] - logp0[v]) : 0;
         kl0 += base ? exp(logp0[v]) * (logp0[v] - logp[v]) : 0;
         entropy -= exp(logp[v]) * logp[v];
         best = logp[v] > logp[best] ? v : best;
     }
-    for (size_t v = 0; v < VOCAB; v++) {
+    for (size_t v = 0; v < HEAD_VOCAB; v++) {
         const double p = exp(logp[v]), hot = (size_t)term->target == v;
         double d = term->target < 0 ? 0 : term->weight * (p - hot);
         if (base)
             d += term->kl_weight * p * (logp[v] - logp0[v] - kl) +
                  term->kl0_weight * (p - exp(logp0[v]));
-        for (size_t i = 0; i < WIDTH; i++)
-            expected[i] += d * t->w[v * WIDTH + i];
+        for (size_t i = 0; i < HEAD_WIDTH; i++)
+            expected[i] += d * t->w[v * HEAD_WIDTH + i];
     }
     const double want = term->target < 0 ? 0 : logp[term->target];
     const double want0 = term->target < 0 || !base ? 0 : logp0[term->target];
@@ -453,9 +453,9 @@ static void check_head_row(const struct head_case *t, size_t r, bool base, const
     assert_near((double)result->kl0, kl0, 2e-8 + 1e-3 * kl0, "kl0", r);
     assert_near((double)result->entropy, entropy, 1e-4 * entropy + 1e-6, "entropy", r);
     assert_int_equal(result->argmax, best);
-    for (size_t i = 0; i < WIDTH; i++)
+    for (size_t i = 0; i < HEAD_WIDTH; i++)
         size += expected[i] * expected[i];
-    for (size_t i = 0; dx && i < WIDTH; i++)
+    for (size_t i = 0; dx && i < HEAD_WIDTH; i++)
         assert_near((double)dx[r * HEAD_LD + i], expected[i], near * sqrt(size) + 2e-6, "dx", i);
 }
 

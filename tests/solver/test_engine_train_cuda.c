@@ -9,150 +9,10 @@
 
 #include <cmocka.h>
 
-#include "mpi/error.h"
-#include "solver/engine_cuda.h"
-#include "tests/solver/train_cases.h"
-
-enum { SKIPPED = 77, MOST_TENSORS = 64, MOST_PARTS = 160 };
-
-/* One run of an operation: its engine, tensors, and the numbers that came out. */
-struct run {
-    struct engine e;
-    const struct engine_train_ops *ops;
-    void *tensors[MOST_TENSORS];
-    size_t bytes[MOST_TENSORS];
-    size_t n_tensors;
-    float *out;
-    size_t n_out;
-    size_t ends[MOST_PARTS]; /* of what was kept at a time */
-    double looser[MOST_PARTS];
-    size_t n_parts;
-};
-
-static void start(struct run *run, bool cuda, enum element element)
-{
-    memset(run, 0, sizeof *run);
-    const int status = cuda ? engine_create_cuda(&run->e, element, cpu_best_isa(), 2, 0)
-                            : engine_create_cpu(&run->e, element, cpu_best_isa(), 2);
-    if (status != 0)
-        fail_msg("%s", error_message());
-    run->ops = run->e.train;
-}
-
-static void finish(struct run *run)
-{
-    run->e.ops->wait(&run->e);
-    for (size_t i = 0; i < run->n_tensors; i++)
-        memory_give(run->e.memory, run->tensors[i], run->bytes[i], 1);
-    free(run->out);
-    engine_free(&run->e);
-}
-
-/* A tensor with `bytes` from the host (NULL: ones, which no operation may leave). */
-static void *tensor(struct run *run, const void *from, size_t bytes)
-{
-    void *p = memory_take(run->e.memory, bytes, 1);
-    assert_non_null(p);
-    assert_true(run->n_tensors < MOST_TENSORS);
-    run->e.ops->wait(&run->e);
-    if (from)
-        memcpy(p, from, bytes);
-    else
-        memset(p, 0x7f, bytes);
-    run->tensors[run->n_tensors] = p;
-    run->bytes[run->n_tensors++] = bytes;
-    return p;
-}
-
-/* n random numbers as f32, and as elements */
-static float *floats(struct run *run, size_t n, float offset)
-{
-    float *values = random_values(n, offset), *x = tensor(run, values, n * sizeof *x);
-    free(values);
-    return x;
-}
-
-static void *elements(struct run *run, size_t n)
-{
-    float *values = random_values(n, 0);
-    void *host = elements_of(run->e.element, values, n);
-    void *x = tensor(run, host, n * element_size(run->e.element));
-    free(values);
-    free(host);
-    return x;
-}
-
-/* Numbers to be compared, within `looser` times what is allowed. */
-static void keep_loosely(struct run *run, const float *values, size_t n, double looser)
-{
-    assert_true(run->n_parts < MOST_PARTS);
-    run->e.ops->wait(&run->e);
-    run->out = realloc(run->out, (run->n_out + n + 1) * sizeof *run->out);
-    assert_non_null(run->out);
-    memcpy(run->out + run->n_out, values, n * sizeof *values);
-    run->n_out += n;
-    run->looser[run->n_parts] = looser;
-    run->ends[run->n_parts++] = run->n_out;
-}
-
-static void keep(struct run *run, const float *values, size_t n)
-{
-    keep_loosely(run, values, n, 1);
-}
-
-static void keep_elements(struct run *run, const void *x, size_t n)
-{
-    float *values = malloc((n + 1) * sizeof *values);
-    assert_non_null(values);
-    run->e.ops->wait(&run->e);
-    for (size_t i = 0; i < n; i++)
-        values[i] = element_at(run->e.element, x, i);
-    keep(run, values, n);
-    free(values);
-}
-
-typedef void operation(struct run *run, size_t which);
-
-static void compare_part(const struct run *cpu, const struct run *cuda, size_t part, double near,
-                         const char *what)
-{
-    const size_t first = part ? cpu->ends[part - 1] : 0, end = cpu->ends[part];
-    double squares = 0;
-    for (size_t i = first; i < end; i++)
-        squares += (double)cpu->out[i] * cpu->out[i];
-    const double size = sqrt(squares / (double)(end - first + 1));
-    for (size_t i = first; i < end; i++)
-        assert_near((double)cuda->out[i], (double)cpu->out[i],
-                    near * cpu->looser[part] * (size + fabs((double)cpu->out[i])), what, i);
-}
-
-/* Runs an operation on both engines with the same random numbers. Numbers may differ by `near` of
- * their own size and of the root mean square of what was kept with them. */
-static void compare(operation *f, size_t which, enum element element, double near, const char *what)
-{
-    const uint32_t state = random_state;
-    struct run cpu, cuda;
-
-    start(&cpu, false, element);
-    f(&cpu, which);
-    random_state = state;
-    start(&cuda, true, element);
-    f(&cuda, which);
-    assert_int_equal(cpu.n_out, cuda.n_out);
-    for (size_t i = 0; i < cpu.n_parts; i++)
-        compare_part(&cpu, &cuda, i, near, what);
-    finish(&cpu);
-    finish(&cuda);
-}
-
-static void compare_both(operation *f, size_t n_cases, double near_f32, double near_bf16,
-                         const char *what)
-{
-    for (size_t which = 0; which < n_cases; which++) {
-        compare(f, which, ELEMENT_F32, near_f32, what);
-        compare(f, which, ELEMENT_BF16, near_bf16, what);
-    }
-}
+#include "tests/solver/engine_runs.h"
+#ifdef T2_STANDIN
+#include "tests/standin/standin.h"
+#endif
 
 /* ---- row by row ------------------------------------------------------------------------------ */
 
@@ -332,9 +192,10 @@ static void make_numbered_case(struct attention_case *t, size_t which)
               attention_cases[which].most, attention_cases[which].norm);
 }
 
-/* dqkv [n_rows, ld] of some sequences of a case */
-static float *run_attention(struct run *run, const struct attention_case *t,
-                            const struct attention_sequence *sequences, size_t n_sequences)
+/* The status of the call, and dqkv [n_rows, ld] of some sequences of a case. */
+static int call_attention(struct run *run, const struct attention_case *t,
+                          const struct attention_sequence *sequences, size_t n_sequences,
+                          float **gradient)
 {
     const size_t n = t->n_rows * t->ld * sizeof(float), d = t->a.head_dim;
     const size_t table = t->n_positions * (d / 2) * sizeof(float);
@@ -349,8 +210,19 @@ static float *run_attention(struct run *run, const struct attention_case *t,
         a.q_norm = tensor(run, t->tables[2], d * sizeof(float));
         a.k_norm = tensor(run, t->tables[3], d * sizeof(float));
     }
-    if (run->ops->attention_backward(&run->e, &a, sequences, n_sequences, t->n_rows, qkv, t->ld,
-                                     dout, t->ldo, dqkv, t->ld) != 0)
+    *gradient = dqkv;
+#ifdef T2_STANDIN
+    standin_fail_after(run->fail_after);
+#endif
+    return run->ops->attention_backward(&run->e, &a, sequences, n_sequences, t->n_rows, qkv, t->ld,
+                                        dout, t->ldo, dqkv, t->ld);
+}
+
+static float *run_attention(struct run *run, const struct attention_case *t,
+                            const struct attention_sequence *sequences, size_t n_sequences)
+{
+    float *dqkv;
+    if (call_attention(run, t, sequences, n_sequences, &dqkv) != 0)
         fail_msg("%s", error_message());
     run->e.ops->wait(&run->e);
     return dqkv;
@@ -423,24 +295,35 @@ static void a_shared_prefix_changes_no_other_bits(void **state)
 /* ---- the head -------------------------------------------------------------------------------- */
 
 /* Rows first .. first + n of a head's case; dx [n, HEAD_LD] or NULL. */
-static void run_head(struct run *run, const struct head_case *t, bool base, size_t first, size_t n,
+static int call_head(struct run *run, const struct head_case *t, bool base, size_t first, size_t n,
                      float *dx, struct head_term_result *results)
 {
+    int status;
     const size_t size = element_size(run->e.element), bytes = n * HEAD_LD * size;
     struct matrix m, m_t;
     const char *from = (const char *)t->elements + first * HEAD_LD * size;
     const char *from0 = (const char *)t->elements0 + first * HEAD_LD * size;
     void *x = tensor(run, from, bytes), *x0 = base ? tensor(run, from0, bytes) : NULL;
 
-    assert_int_equal(engine_matrix_create(&run->e, &m, VOCAB, WIDTH), 0);
-    matrix_pack_rows(&m, 0, VOCAB, t->w);
+    assert_int_equal(engine_matrix_create(&run->e, &m, HEAD_VOCAB, HEAD_WIDTH), 0);
+    matrix_pack_rows(&m, 0, HEAD_VOCAB, t->w);
     assert_int_equal(matrix_transpose(&m_t, &m, NULL), 0);
-    if (run->ops->head_backward(&run->e, dx, HEAD_LD, x, x0, HEAD_LD, n, &m, &m_t, t->terms + first,
-                                results) != 0)
-        fail_msg("%s", error_message());
+#ifdef T2_STANDIN
+    standin_fail_after(run->fail_after);
+#endif
+    status = run->ops->head_backward(&run->e, dx, HEAD_LD, x, x0, HEAD_LD, n, &m, &m_t,
+                                     t->terms + first, results);
     run->e.ops->wait(&run->e);
     matrix_free(&m);
     matrix_free(&m_t);
+    return status;
+}
+
+static void run_head(struct run *run, const struct head_case *t, bool base, size_t first, size_t n,
+                     float *dx, struct head_term_result *results)
+{
+    if (call_head(run, t, base, first, n, dx, results) != 0)
+        fail_msg("%s", error_message());
 }
 
 static void head_backward(struct run *run, size_t which)
@@ -448,7 +331,7 @@ static void head_backward(struct run *run, size_t which)
     static const float distances[] = {0, 0.3f, 1e-3f, 0};
     struct head_case t;
     struct head_term_result results[HEAD_TOKENS], alone[HEAD_TOKENS];
-    float kept[6][HEAD_TOKENS], rows[HEAD_TOKENS][WIDTH];
+    float kept[6][HEAD_TOKENS], rows[HEAD_TOKENS][HEAD_WIDTH];
     float *dx = tensor(run, NULL, HEAD_TOKENS * HEAD_LD * sizeof *dx);
 
     make_head(&t, run->e.element, distances[which]);
@@ -457,7 +340,7 @@ static void head_backward(struct run *run, size_t which)
         memcpy(rows[r], dx + r * HEAD_LD, sizeof rows[r]);
         /* the divergences' gradient alone, a difference of nearly equal numbers */
         if (t.terms[r].target < 0 && distances[which] > 0)
-            keep_loosely(run, rows[r], WIDTH, 1000);
+            keep_loosely(run, rows[r], HEAD_WIDTH, 1000);
         kept[0][r] = results[r].logprob;
         kept[1][r] = results[r].base_logprob;
         kept[2][r] = results[r].entropy;
@@ -493,13 +376,124 @@ static void a_rows_loss_has_the_same_bits_alone(void **state)
         run_head(&run, &t, true, 0, HEAD_TOKENS, dx, results);
         for (size_t r = 0; r < HEAD_TOKENS; r += 17) {
             run_head(&run, &t, true, r, 1, one, &alone);
-            assert_memory_equal(one, dx + r * HEAD_LD, WIDTH * sizeof *one);
+            assert_memory_equal(one, dx + r * HEAD_LD, HEAD_WIDTH * sizeof *one);
             assert_memory_equal(&alone, &results[r], sizeof alone);
         }
         finish(&run);
         free_head(&t);
     }
 }
+
+/* What a token was drawn with is what its gradient begins with. */
+static void log_probabilities_are_the_forward_heads(void **state)
+{
+    (void)state;
+    struct head_case t;
+    struct head_term_result results[HEAD_TOKENS];
+    struct head_result forward[HEAD_TOKENS];
+    int32_t targets[HEAD_TOKENS];
+    struct matrix m;
+    struct run run;
+
+    start(&run, true, ELEMENT_BF16);
+    make_head(&t, ELEMENT_BF16, 0.1f);
+    run_head(&run, &t, true, 0, HEAD_TOKENS, NULL, results);
+    for (size_t r = 0; r < HEAD_TOKENS; r++)
+        targets[r] = t.terms[r].target;
+    void *x = tensor(&run, t.elements, HEAD_TOKENS * HEAD_LD * element_size(ELEMENT_BF16));
+    assert_int_equal(engine_matrix_create(&run.e, &m, HEAD_VOCAB, HEAD_WIDTH), 0);
+    matrix_pack_rows(&m, 0, HEAD_VOCAB, t.w);
+    assert_int_equal(
+        run.e.ops->head(&run.e, forward, NULL, 0, x, HEAD_LD, HEAD_TOKENS, &m, targets), 0);
+    for (size_t r = 0; r < HEAD_TOKENS; r++) {
+        const float expected = targets[r] < 0 ? 0 : forward[r].target - forward[r].log_sum;
+        assert_true(results[r].logprob == expected);
+        assert_int_equal(results[r].argmax, forward[r].argmax);
+    }
+    matrix_free(&m);
+    finish(&run);
+    free_head(&t);
+}
+
+/* ---- failures -------------------------------------------------------------------------------- */
+
+#ifdef T2_STANDIN
+typedef int failing_operation(struct run *run);
+
+static int failing_attention(struct run *run)
+{
+    struct attention_case t;
+    float *dqkv;
+    make_case(&t, 4, 2, 16, 0, 2, 5, 6, true);
+    const int status = call_attention(run, &t, t.sequences, t.n_sequences, &dqkv);
+    free_case(&t);
+    return status;
+}
+
+static int failing_head(struct run *run)
+{
+    struct head_case t;
+    struct head_term_result results[HEAD_TOKENS];
+    float *dx = tensor(run, NULL, HEAD_TOKENS * HEAD_LD * sizeof *dx);
+    make_head(&t, run->e.element, 0.1f);
+    const int status = call_head(run, &t, true, 0, 2, dx, results);
+    free_head(&t);
+    return status;
+}
+
+/* What returns nothing, and at last something that says whether all that went well. */
+static int failing_rest(struct run *run)
+{
+    enum { N = 3, COLUMNS = 32 };
+    static const int32_t rows[N] = {1, 0, 1};
+    static const uint64_t keys[N] = {3, 4, 5};
+    const struct dropout dropout = {keys, 1, 1000};
+    const struct engine *e = &run->e;
+    float *h = floats(run, N * COLUMNS, 0), *y = floats(run, N * COLUMNS, 0);
+    void *x = elements(run, N * COLUMNS), *z = elements(run, N * COLUMNS);
+
+    standin_fail_after(run->fail_after);
+    run->ops->to_elements(e, x, COLUMNS, h, COLUMNS, N, COLUMNS);
+    run->ops->scale_columns(e, x, COLUMNS, h, COLUMNS, y, N, COLUMNS);
+    run->ops->to_floats(e, h, COLUMNS, x, COLUMNS, N, COLUMNS);
+    run->ops->scale_add(e, h, COLUMNS, y, COLUMNS, y, NULL, N, COLUMNS, true);
+    run->ops->gather_rows(e, y, COLUMNS, h, COLUMNS, rows, N, COLUMNS);
+    run->ops->scatter_add_rows(e, y, COLUMNS, h, COLUMNS, rows, N, COLUMNS);
+    run->ops->norm_backward(e, y, COLUMNS, h, COLUMNS, h, COLUMNS, N, h, COLUMNS, 1e-5f);
+    run->ops->swiglu_backward(e, x, COLUMNS, h, COLUMNS, y, COLUMNS, COLUMNS / 2, N, COLUMNS / 2);
+    run->ops->multiply_sum(e, y, h, COLUMNS, h, COLUMNS, N, COLUMNS);
+    run->ops->drop(e, z, COLUMNS, x, COLUMNS, N, COLUMNS, &dropout);
+    run->ops->add_dropped(e, h, COLUMNS, y, COLUMNS, N, COLUMNS, &dropout);
+    return run->ops->outer_sum(e, h, COLUMNS, x, COLUMNS, N, z, COLUMNS, COLUMNS, N);
+}
+
+static void check_failures(failing_operation *f, long least)
+{
+    const size_t before = standin_allocated();
+    long n = 1;
+    for (int status = -1; status != 0; n++) {
+        struct run run;
+        start(&run, true, ELEMENT_BF16);
+        run.fail_after = n;
+        error_clear();
+        status = f(&run);
+        standin_fail_after(0);
+        assert_true((status == 0) == (error_message()[0] == '\0'));
+        finish(&run);
+        assert_true(standin_allocated() == before);
+        assert_true(n < 1000);
+    }
+    assert_true(n > least);
+}
+
+static void any_failure_is_a_sentence_and_leaves_nothing(void **state)
+{
+    (void)state;
+    check_failures(failing_attention, 6);
+    check_failures(failing_head, 10);
+    check_failures(failing_rest, 15);
+}
+#endif
 
 int main(void)
 {
@@ -515,6 +509,10 @@ int main(void)
         cmocka_unit_test(a_shared_prefix_changes_no_other_bits),
         cmocka_unit_test(head_backward_is_near_the_cpus),
         cmocka_unit_test(a_rows_loss_has_the_same_bits_alone),
+        cmocka_unit_test(log_probabilities_are_the_forward_heads),
+#ifdef T2_STANDIN
+        cmocka_unit_test(any_failure_is_a_sentence_and_leaves_nothing),
+#endif
     };
     if (engine_cuda_count() == 0) {
         printf("skipped: no CUDA device\n");

@@ -315,6 +315,24 @@ static void a_read_error_leaves_the_device_to_others(void **state)
     free(x.w);
 }
 
+static void less_memory_than_announced_is_an_error(void **state)
+{
+    (void)state;
+    struct matrix x = matrix_of_condition(100, 60, 5, LINEAR);
+    const struct svd_options options = on_device();
+    const size_t all = svd_work_bytes(x.m, x.n, &options, 1);
+    for (size_t missing = 64; missing < all; missing += all / 40) {
+        struct solution s = solve_in(&x, options, 1 + missing / 64 % 2, NULL, missing);
+        if (s.status != 0)
+            assert_non_null(strstr(s.message, "too small"));
+        solution_free(&s);
+    }
+    struct solution s = decompose(&x);
+    assert_by_device(&s);
+    solution_free(&s);
+    free(x.w);
+}
+
 static void f32_is_refused(void **state)
 {
     (void)state;
@@ -409,6 +427,7 @@ int main(void)
         cmocka_unit_test(the_bits_do_not_depend_on_the_crew_or_on_what_came_before),
         cmocka_unit_test(threads_take_turns),
         cmocka_unit_test(a_read_error_leaves_the_device_to_others),
+        cmocka_unit_test(less_memory_than_announced_is_an_error),
         cmocka_unit_test(f32_is_refused),
         cmocka_unit_test(a_damaged_factor_is_repaired_by_the_processor),
         cmocka_unit_test(every_failure_of_the_device_is_told),

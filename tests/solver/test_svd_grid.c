@@ -225,7 +225,7 @@ static void every_method_agrees_with_lapack(void **state)
         const struct svd_source source = source_of(&a);
         for (int method = SVD_SCALAPACK; method <= SVD_GESVD; method++)
             for (int precision = SVD_PRECISION_AUTO; precision <= SVD_F64; precision++) {
-                struct svd_options options = {method, precision, 1e-5, k == 0};
+                struct svd_options options = {method, precision, 1e-5, k == 0, NULL};
                 struct result x;
                 /* auto has a test of its own, and needs few shapes here */
                 if (!available(method, precision) || (precision == SVD_PRECISION_AUTO && k > 1))
@@ -260,7 +260,7 @@ static void auto_takes_the_precision_that_the_condition_needs(void **state)
             const bool wide = (k + method) % 2;
             struct matrix a = make(wide ? 90 : 160, wide ? 160 : 90, conditions[k], 1);
             const struct svd_source source = source_of(&a);
-            struct svd_options options = {method, SVD_PRECISION_AUTO, 1e-5, false};
+            struct svd_options options = {method, SVD_PRECISION_AUTO, 1e-5, false, NULL};
             struct result x;
             assert_int_equal(run(comm.handle, &source, options, &x), 0);
             assert_same_report(&x.report);
@@ -285,7 +285,7 @@ static void scales_are_taken_out(void **state)
         struct matrix a = make(80, 70, 10, k ? 1e30 : 1e-30);
         const struct svd_source source = source_of(&a);
         for (int method = SVD_SCALAPACK; method <= SVD_GESVD; method += 2) {
-            struct svd_options options = {method, SVD_F32, 1e-5, true};
+            struct svd_options options = {method, SVD_F32, 1e-5, true, NULL};
             struct result x;
             assert_int_equal(run(comm.handle, &source, options, &x), 0);
             assert_true(x.report.residual < 1e-5);
@@ -307,7 +307,7 @@ static void degenerate_matrices_work(void **state)
                 for (size_t i = 0; i < a.m * a.n && kind < 2; i++)
                     a.w[i] = (float)(kind * (1 + i / a.n % 3) * (1 + i % a.n % 5));
                 const struct svd_source source = source_of(&a);
-                struct svd_options options = {method, SVD_PRECISION_AUTO, 1e-5, k % 2 == 0};
+                struct svd_options options = {method, SVD_PRECISION_AUTO, 1e-5, k % 2 == 0, NULL};
                 struct result x;
                 assert_int_equal(run(comm.handle, &source, options, &x), 0);
                 assert_same_report(&x.report);
@@ -339,7 +339,7 @@ static void a_repeated_run_gives_the_same_bits(void **state)
     const struct svd_source source = source_of(&a);
     for (int method = SVD_SCALAPACK; method <= SVD_GESVD; method++)
         for (int precision = SVD_F32; precision <= SVD_F64; precision++) {
-            struct svd_options options = {method, precision, 1e-5, false};
+            struct svd_options options = {method, precision, 1e-5, false, NULL};
             struct result x, y;
             if (!available(method, precision))
                 continue;
@@ -361,7 +361,7 @@ static void singular_values_agree_between_grids(void **state)
     const struct svd_source source = source_of(&a);
     for (int method = SVD_SCALAPACK; method <= SVD_GESVD; method++)
         for (int precision = SVD_F32; precision <= SVD_F64; precision++) {
-            struct svd_options options = {method, precision, 1e-5, false};
+            struct svd_options options = {method, precision, 1e-5, false, NULL};
             struct result x, alone;
             /* p?gesvd in f32 has no quotients: its own errors are larger. */
             const double limit = method == SVD_GESVD && precision == SVD_F32 ? 5e-5 : 1e-7;
@@ -387,7 +387,7 @@ static void groups_of_ranks_solve_beside_each_other(void **state)
     struct matrix a = make(comm.rank % 2 ? 140 : 90, 80, 10, 1);
     const struct svd_source source = source_of(&a);
     for (int k = 0; k < 12; k++) { /* more often than BLACS first makes room for handles */
-        struct svd_options options = {SVD_SCALAPACK, SVD_F32, 1e-5, false};
+        struct svd_options options = {SVD_SCALAPACK, SVD_F32, 1e-5, false, NULL};
         struct result x;
         assert_int_equal(run(half, &source, options, &x), 0);
         assert_all(!x.sigma || worst_sigma(&a, &x) < 1e-5);
@@ -454,7 +454,7 @@ static void a_failing_read_on_the_last_rank_ends_all(void **state)
     (void)state;
     struct matrix a = make(150, 100, 0, 1);
     struct svd_source source = source_of(&a);
-    struct svd_options options = {SVD_SCALAPACK, SVD_F64, 1e-5, false};
+    struct svd_options options = {SVD_SCALAPACK, SVD_F64, 1e-5, false, NULL};
     struct result x;
     source.read = read_broken;
     assert_int_equal(run(comm.handle, &source, options, &x), -1);
@@ -468,7 +468,7 @@ static void a_failing_take_ends_all(void **state)
     (void)state;
     struct matrix a = make(150, 100, 0, 1);
     struct svd_source source = source_of(&a);
-    struct svd_options options = {SVD_SCALAPACK, SVD_F64, 1e-5, false};
+    struct svd_options options = {SVD_SCALAPACK, SVD_F64, 1e-5, false, NULL};
     struct svd_report report;
     double sigma[100];
     assert_int_equal(svd_grid_solve(comm.handle, &source, &options, sigma, refuse, NULL, &report),
@@ -482,7 +482,7 @@ static void other_methods_are_refused(void **state)
     (void)state;
     struct matrix a = make(4, 4, 0, 1);
     struct svd_source source = source_of(&a);
-    struct svd_options options = {SVD_LAPACK, SVD_F64, 1e-5, false};
+    struct svd_options options = {SVD_LAPACK, SVD_F64, 1e-5, false, NULL};
     struct result x;
     assert_int_equal(run(comm.handle, &source, options, &x), -1);
     result_free(&x);
@@ -500,7 +500,7 @@ static void more_ranks_need_less_memory(void **state)
 {
     (void)state;
     for (int method = SVD_SCALAPACK; method <= SVD_GESVD; method++) {
-        const struct svd_options options = {method, SVD_F64, 1e-5, false};
+        const struct svd_options options = {method, SVD_F64, 1e-5, false, NULL};
         const size_t one = svd_grid_bytes(28672, 8192, &options, 1);
         const size_t many = svd_grid_bytes(28672, 8192, &options, 64);
         assert_true(one > (size_t)8192 * 8192 * 8 * 3);

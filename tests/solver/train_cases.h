@@ -144,7 +144,7 @@ static inline void free_case(struct attention_case *t)
 
 /* ---- the head -------------------------------------------------------------------------------- */
 
-enum { VOCAB = 2061, WIDTH = 40, HEAD_LD = 64, HEAD_TOKENS = 69 };
+enum { HEAD_VOCAB = 2061, HEAD_WIDTH = 40, HEAD_LD = 64, HEAD_TOKENS = 69 };
 
 struct head_case {
     struct matrix m, m_t;
@@ -155,25 +155,25 @@ struct head_case {
 
 static inline void make_head(struct head_case *t, enum element element, float distance)
 {
-    t->w = random_values(VOCAB * WIDTH, 0);
-    for (size_t i = 0; i < VOCAB * WIDTH; i++)
+    t->w = random_values(HEAD_VOCAB * HEAD_WIDTH, 0);
+    for (size_t i = 0; i < HEAD_VOCAB * HEAD_WIDTH; i++)
         t->w[i] = rounded(element, t->w[i]);
     t->x = filled(HEAD_TOKENS * HEAD_LD * sizeof(float), 0);
     t->x0 = filled(HEAD_TOKENS * HEAD_LD * sizeof(float), 0);
     for (size_t r = 0; r < HEAD_TOKENS; r++) {
-        for (size_t i = 0; i < WIDTH; i++) {
+        for (size_t i = 0; i < HEAD_WIDTH; i++) {
             const float value = random_value() * (r % 3 == 0 ? 8.0f : 1.0f);
             t->x[r * HEAD_LD + i] = rounded(element, value);
             t->x0[r * HEAD_LD + i] = rounded(element, value + distance * random_value());
         }
         t->terms[r] =
-            (struct head_term){r % 7 == 3 ? -1 : (int32_t)random_below(VOCAB), random_value(),
+            (struct head_term){r % 7 == 3 ? -1 : (int32_t)random_below(HEAD_VOCAB), random_value(),
                                r % 4 == 0 ? 0 : random_value(), r % 2 ? 0.2f : 0};
     }
     t->elements = elements_of(element, t->x, HEAD_TOKENS * HEAD_LD);
     t->elements0 = elements_of(element, t->x0, HEAD_TOKENS * HEAD_LD);
-    assert_int_equal(matrix_create(&t->m, element, VOCAB, WIDTH), 0);
-    matrix_pack_rows(&t->m, 0, VOCAB, t->w);
+    assert_int_equal(matrix_create(&t->m, element, HEAD_VOCAB, HEAD_WIDTH), 0);
+    matrix_pack_rows(&t->m, 0, HEAD_VOCAB, t->w);
     assert_int_equal(matrix_transpose(&t->m_t, &t->m, NULL), 0);
 }
 

@@ -62,13 +62,28 @@ static void validation_below_base_counts_beyond_chance(void **state)
     (void)state;
     struct train_state s;
     assert_int_equal(train_state_create(&s, 1, 0), 0);
-    const struct train_validation base = {0, 200, 0.56, 0}, near = {5, 200, 0.53, 0};
-    const struct train_validation far = {10, 200, 0.4, 0};
+    const struct train_validation base = {0, 200, 0.56, 0, 0.6}, near = {5, 200, 0.53, 0, 0.6};
+    const struct train_validation far = {10, 200, 0.4, 0, 0.6};
     assert_int_equal(train_state_add_validation(&s, &base), 0);
     assert_int_equal(train_state_add_validation(&s, &near), 0);
     assert_false(guard_is_below_base(&s));
     assert_int_equal(train_state_add_validation(&s, &far), 0);
     assert_true(guard_is_below_base(&s));
+    train_state_free(&s);
+}
+
+static void one_answer_in_validation_is_a_collapse_unless_the_base_had_it(void **state)
+{
+    (void)state;
+    const struct train_validation varied = {0, 200, 0.59, 0, 0.7}, same = {10, 200, 0.57, 0, 1};
+    struct train_state s;
+    assert_int_equal(train_state_create(&s, 1, 0), 0);
+    assert_int_equal(train_state_add_validation(&s, &varied), 0);
+    assert_false(guard_answers_one_thing(&s));
+    assert_int_equal(train_state_add_validation(&s, &same), 0);
+    assert_true(guard_answers_one_thing(&s));
+    s.validations[0].one_answer_share = 0.99;
+    assert_false(guard_answers_one_thing(&s));
     train_state_free(&s);
 }
 
@@ -79,6 +94,7 @@ int main(void)
         cmocka_unit_test(one_answer_to_everything_is_a_collapse),
         cmocka_unit_test(a_roll_back_restores_the_best_state),
         cmocka_unit_test(validation_below_base_counts_beyond_chance),
+        cmocka_unit_test(one_answer_in_validation_is_a_collapse_unless_the_base_had_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

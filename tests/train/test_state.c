@@ -28,7 +28,7 @@ static void make(struct train_state *s)
         struct train_point point = {.reward = i, .seconds_other = 0.5 * i};
         assert_int_equal(train_state_add_point(s, &point, NULL), 0);
     }
-    struct train_validation validation = {4, 100, 0.75, 0.7};
+    struct train_validation validation = {4, 100, 0.75, 0.7, 0.6};
     assert_int_equal(train_state_add_validation(s, &validation), 0);
     s->best_parameters = malloc(N * sizeof(float));
     memcpy(s->best_parameters, s->parameters, N * sizeof(float));

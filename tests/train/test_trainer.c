@@ -514,6 +514,21 @@ static void a_gradient_that_is_no_number_names_step_shard_and_prompts(void **sta
     MPI_Barrier(comm.handle);
 }
 
+/* tests/jobs/test_train_code.sh trains on programs. */
+static void programs_without_a_sandbox_are_refused(void **state)
+{
+    (void)state;
+    const struct train_options o = small();
+    struct task task = f32.add;
+    task.grader = GRADE_PYTHON_TESTS;
+    const struct trainer t = trainer_of(&f32, &comm, &task, &o);
+    struct train_state s;
+    enum train_end end;
+    assert_int_equal(trainer_run(&t, &s, &end), -1);
+    assert_non_null(strstr(error_message(), "there is no sandbox to run them in"));
+    train_state_free(&s);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -530,6 +545,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_guard_goes_back_when_validation_falls),
         cmocka_unit_test(a_slow_rank_gets_fewer_shards_and_the_bits_stay),
         cmocka_unit_test(a_gradient_that_is_no_number_names_step_shard_and_prompts),
+        cmocka_unit_test(programs_without_a_sandbox_are_refused),
     };
     if (comm_init(&comm, &argc, &argv) != 0)
         return 1;
