@@ -3,7 +3,7 @@
 #
 #   jobs/check.sh [--quick] [--fuzz [SECONDS]] [--no-deps]
 #
-#   --quick     the optimised build only (no sanitizers)
+#   --quick     the optimised build only (no sanitizers, no CUDA)
 #   --fuzz      also runs every fuzz target, 60 seconds each unless told
 #   --no-deps   do not look for missing packages
 #
@@ -86,7 +86,7 @@ check_format() {
         return 0
     fi
     local wrong
-    wrong=$(tree '*.c' '*.h' | xargs -0 -r clang-format --dry-run 2>&1 |
+    wrong=$(tree '*.c' '*.h' '*.cu' '*.cc' | xargs -0 -r clang-format --dry-run 2>&1 |
         sed -n 's/^\(\.\/\)\{0,1\}\([^:]*\):[0-9]*:[0-9]*: .*/\2/p' | sort -u)
     if [ -n "$wrong" ]; then
         echo "not as clang-format writes them ('clang-format -i FILE' does):"
@@ -174,6 +174,16 @@ if ! $quick; then
     if $step_ok; then
         step "debug tests" run_tests debug
         count_tests debug
+    fi
+    step "stand-in build (CUDA sources on the CPU)" build standin -DBUILD_TESTING=ON "${strict[@]}"
+    if $step_ok; then
+        step "stand-in tests" run_tests standin
+        count_tests standin
+    fi
+    if PATH=$PATH:/usr/local/cuda/bin command -v nvcc >/dev/null; then
+        step "CUDA build" build cuda -DBUILD_TESTING=ON "${strict[@]}"
+    else
+        summary+=("NOTICE  nvcc is absent: the CUDA sources are not compiled for devices")
     fi
 fi
 if [ "$fuzz" -gt 0 ]; then

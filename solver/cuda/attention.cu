@@ -23,8 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "solver/cuda/element.h"
-#include "solver/cuda/engine_internal.h"
+#include "solver/cuda/attention_internal.h"
 
 enum {
     SPLIT = 256, /* keys */
@@ -32,21 +31,8 @@ enum {
     QUERIES = 8, /* query rows of a block */
     MAX_DIM = ENGINE_MAX_HEAD_DIM,
     OWN_VALUES = QUERIES, /* of the output, a thread's: there are as many threads as dimensions */
-    STORE_WARPS = MAX_DIM / 2 / GPU_WARP,
     PARTIAL_BYTES = 256 << 20,
     BLOCKS_PER_PROCESSOR = 4, /* below which splits get blocks of their own */
-};
-
-/* Where a row of the batch belongs. */
-struct row_place {
-    char *page; /* of its position: layer's first head */
-    int position, padding;
-};
-
-struct page_copy {
-    const char *from;
-    char *to;
-    int n_positions, padding;
 };
 
 /* Query rows first .. first + n of a run: row i is head i % group of token i / group. */
@@ -56,120 +42,6 @@ struct attention_item {
     int first_page; /* of the run, in the list of pages */
     int first_split, n_splits;
 };
-
-/* What all kernels need to know of the layer and its pages. */
-struct attention_shape {
-    size_t head_bytes;   /* of a page */
-    size_t key_elements; /* of a head's page; values follow */
-    size_t key_k, value_width, ldqkv, ldo;
-    size_t q_offset, k_offset, v_offset;
-    int n_heads, n_kv_heads, dim;
-    int window; /* 0: none */
-    float scale, norm_eps;
-    const float *q_norm, *k_norm, *rope_cos, *rope_sin;
-};
-
-/* Element (position, i) of a head's keys or values. */
-template <typename T> static __device__ __forceinline__ size_t key_at(size_t position, size_t i)
-{
-    return sizeof(T) == 4 ? i * KV_PAGE + position : (i / 2 * KV_PAGE + position) * 2 + (i & 1);
-}
-
-template <typename T>
-static __device__ __forceinline__ size_t value_at(size_t position, size_t i, size_t width)
-{
-    return sizeof(T) == 4 ? position * width + i : (position / 2 * width + i) * 2 + (position & 1);
-}
-
-/* ---- storing --------------------------------------------------------------------------------- */
-
-/* One head of qkv, normalised where norm is not NULL, and rotated: elements threadIdx.x (first) and
- * threadIdx.x + dim / 2 (second). All threads of the block call. */
-static __device__ __forceinline__ void rotate(const struct attention_shape &s, const float *in,
-                                              const float *norm, int position, float *sums,
-                                              float *first, float *second)
-{
-    const int half = s.dim / 2, i = (int)threadIdx.x;
-    float x = i < half ? in[i] : 0.0f, y = i < half ? in[i + half] : 0.0f;
-    if (norm) {
-        const float mean = block_sum(x * x + y * y, sums) / (float)s.dim;
-        const float a = 1.0f / sqrtf(mean + s.norm_eps);
-        if (i < half) {
-            x = x * a * norm[i];
-            y = y * a * norm[i + half];
-        }
-    }
-    if (i < half) {
-        const float c = s.rope_cos[(size_t)position * half + i];
-        const float d = s.rope_sin[(size_t)position * half + i];
-        *first = x * c - y * d;
-        *second = y * c + x * d;
-    }
-}
-
-/* Block (row, head): a query's head goes to q [rows, n_heads, dim]; the heads after those are keys
- * and values, which go to their page (elements of type KV). */
-template <typename T, typename KV>
-__global__ void attention_store(struct attention_shape s, float *q, T *out, const float *qkv,
-                                const struct row_place *places)
-{
-    __shared__ float sums[STORE_WARPS];
-    const size_t row = blockIdx.x;
-    const int i = (int)threadIdx.x, half = s.dim / 2, position = places[row].position;
-    const float *in = qkv + row * s.ldqkv;
-    float first = 0, second = 0;
-
-    if ((int)blockIdx.y < s.n_heads) {
-        const size_t head = blockIdx.y;
-        rotate(s, in + s.q_offset + head * (size_t)s.dim, s.q_norm, position, sums, &first,
-               &second);
-        float *to = q + (row * (size_t)s.n_heads + head) * (size_t)s.dim;
-        if (i < half) {
-            to[i] = first;
-            to[i + half] = second;
-        }
-        if (head == 0)
-            for (size_t c = (size_t)s.n_heads * (size_t)s.dim + threadIdx.x; c < s.ldo;
-                 c += blockDim.x)
-                store_element(out + row * s.ldo + c, 0.0f);
-        return;
-    }
-    const size_t head = blockIdx.y - (unsigned)s.n_heads, offset = (size_t)position % KV_PAGE;
-    const float *value = in + s.v_offset + head * (size_t)s.dim;
-    KV *keys = (KV *)(void *)(places[row].page + head * s.head_bytes);
-    KV *values = keys + s.key_elements;
-    rotate(s, in + s.k_offset + head * (size_t)s.dim, s.k_norm, position, sums, &first, &second);
-    if (i < half) {
-        store_element(keys + key_at<KV>(offset, (size_t)i), first);
-        store_element(keys + key_at<KV>(offset, (size_t)(i + half)), second);
-    }
-    for (size_t c = (size_t)s.dim + threadIdx.x; c < s.key_k; c += blockDim.x)
-        store_element(keys + key_at<KV>(offset, c), 0.0f);
-    for (size_t c = threadIdx.x; c < (size_t)s.dim; c += blockDim.x)
-        store_element(values + value_at<KV>(offset, c, s.value_width), value[c]);
-}
-
-/* Grid (head, elements). The same thread moves an element in all copies, so that one may read what
- * an earlier one wrote. */
-template <typename KV>
-__global__ void attention_copy_pages(struct attention_shape s, const struct page_copy *copies,
-                                     size_t n_copies)
-{
-    const size_t at = (size_t)blockIdx.y * blockDim.x + threadIdx.x, n_keys = s.key_elements;
-    const bool key = at < n_keys;
-    const size_t i = key ? at / KV_PAGE : (at - n_keys) % s.value_width;
-    const size_t position = key ? at % KV_PAGE : (at - n_keys) / s.value_width;
-    const size_t element =
-        key ? key_at<KV>(position, i) : n_keys + value_at<KV>(position, i, s.value_width);
-    if (position >= KV_PAGE)
-        return;
-    for (size_t c = 0; c < n_copies; c++) {
-        const KV *from = (const KV *)(const void *)(copies[c].from + blockIdx.x * s.head_bytes);
-        KV *to = (KV *)(void *)(copies[c].to + blockIdx.x * s.head_bytes);
-        if (position < (size_t)copies[c].n_positions)
-            to[element] = from[element];
-    }
-}
 
 /* ---- one split ------------------------------------------------------------------------------- */
 
@@ -627,22 +499,12 @@ static unsigned attention_threads(const struct attention_plan *plan, size_t dim)
 
 template <typename T, typename KV>
 static void launch(const struct engine *e, const struct attention_plan *plan,
-                   const struct attention_shape &s, const float *qkv, T *out, float *q,
-                   float *partials)
+                   const struct attention_shape &s, T *out, const float *q, float *partials)
 {
     const cudaStream_t stream = cuda_device_of(e)->stream;
     const unsigned n_kv_heads = (unsigned)s.n_kv_heads, n_items = (unsigned)plan->n_items;
     const unsigned threads = attention_threads(plan, (size_t)s.dim);
 
-    GPU_LAUNCH(
-        (attention_store<T, KV>), dim3((unsigned)plan->n_rows, (unsigned)s.n_heads + n_kv_heads),
-        (unsigned)round_up((size_t)s.dim / 2, GPU_WARP), 0, stream, s, q, out, qkv, plan->places);
-    if (plan->n_copies > 0) {
-        const size_t n = s.key_elements + KV_PAGE * s.value_width;
-        GPU_LAUNCH(attention_copy_pages<KV>,
-                   dim3(n_kv_heads, (unsigned)((n + GPU_BLOCK - 1) / GPU_BLOCK)), GPU_BLOCK, 0,
-                   stream, s, plan->copies, plan->n_copies);
-    }
     if (!partials) {
         GPU_LAUNCH((attention_through_splits<T, KV>), dim3(n_items, n_kv_heads), threads, 0, stream,
                    s, plan->items, plan->pages, q, out);
@@ -694,14 +556,16 @@ int cuda_attention(const struct engine *e, const struct attention_layer *a, stru
         float *q = (float *)(void *)scratch;
         float *partials = splits ? (float *)(void *)(scratch + q_bytes) : NULL;
         plan_sent(&plan, sent);
+        cuda_attention_store(e, &s, cache->form, q, out, qkv, plan.places, plan.n_rows, plan.copies,
+                             plan.n_copies);
         if (e->element == ELEMENT_F32 && cache->form == KV_F32)
-            launch<float, float>(e, &plan, s, qkv, (float *)out, q, partials);
+            launch<float, float>(e, &plan, s, (float *)out, q, partials);
         else if (e->element == ELEMENT_F32)
-            launch<float, bf16>(e, &plan, s, qkv, (float *)out, q, partials);
+            launch<float, bf16>(e, &plan, s, (float *)out, q, partials);
         else if (cache->form == KV_F32)
-            launch<bf16, float>(e, &plan, s, qkv, (bf16 *)out, q, partials);
+            launch<bf16, float>(e, &plan, s, (bf16 *)out, q, partials);
         else
-            launch<bf16, bf16>(e, &plan, s, qkv, (bf16 *)out, q, partials);
+            launch<bf16, bf16>(e, &plan, s, (bf16 *)out, q, partials);
     }
     free(plan.bytes);
     return cuda_status(e);
