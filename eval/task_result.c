@@ -37,7 +37,8 @@ static int compare_hashes(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* NaN when out of memory. */
+/* Of choices where there are any: words behind an answer would tell equal ones apart. NaN when out
+ * of memory. */
 static double one_answer_share(const struct item_record *items, size_t n)
 {
     uint64_t *hashes = malloc(n * sizeof *hashes);
@@ -46,7 +47,9 @@ static double one_answer_share(const struct item_record *items, size_t n)
     if (!hashes)
         return NAN;
     for (size_t i = 0; i < n; i++)
-        hashes[i] = items[i].answer ? hash_text(items[i].answer) : 0;
+        hashes[i] = items[i].predicted >= 0 ? (uint64_t)items[i].predicted
+                    : items[i].answer       ? hash_text(items[i].answer)
+                                            : 0;
     qsort(hashes, n, sizeof *hashes, compare_hashes);
     for (size_t i = 0, first = 0; i < n; i++) {
         if (hashes[i] != hashes[first])
