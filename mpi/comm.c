@@ -34,8 +34,12 @@ static void prepare_start(void)
         launched = launched || getenv(launchers[i]);
     if (launched && !on_one_node())
         return;
-    if (!launched)
+    if (!launched) {
         setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+        /* All such processes of a user would share one folder, which the first to end removes while
+         * others begin in it. */
+        setenv("OMPI_MCA_orte_create_session_dirs", "0", 0);
+    }
     setenv("OMPI_MCA_pml", "ob1", 0);
     setenv("OMPI_MCA_btl", launched ? "self,vader" : "self", 0);
 }

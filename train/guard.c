@@ -7,6 +7,8 @@
 /* A batch of a balanced two-answer task shares its most frequent answer by 0.5 to 0.8; answers with
  * 0.05 nats give the second one in less than one case of a hundred. */
 static const double share_limit = 0.97, entropy_limit = 0.05;
+/* Of a validation's items, hundreds: what few base models reach, and none by chance. */
+static const double validation_share_limit = 0.99;
 
 size_t guard_window(const struct train_options *options)
 {
@@ -32,7 +34,7 @@ bool guard_looks_collapsed(const struct train_point *curve, size_t since, size_t
 bool guard_answers_one_thing(const struct train_state *state)
 {
     return state->n_validations >= 2 && state->validations[0].one_answer_share < share_limit &&
-           state->validations[state->n_validations - 1].one_answer_share >= share_limit;
+           state->validations[state->n_validations - 1].one_answer_share >= validation_share_limit;
 }
 
 bool guard_is_below_base(const struct train_state *state)
