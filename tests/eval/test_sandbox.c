@@ -429,7 +429,7 @@ static void a_kill_while_jails_are_made_leaves_nothing(void **state)
         sandbox_close(sandbox);
     }
     size_t left = 1;
-    for (int i = 0; i < 100 && left; i++) {
+    for (int i = 0; i < 500 && left; i++) {
         left = count_processes("12345677");
         usleep(left ? 20000 : 0);
     }
