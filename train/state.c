@@ -10,7 +10,6 @@
 #include "train/state_text.h"
 
 static const char file_kind[] = "t2 training state";
-enum { STATE_VERSION = 2 };
 _Static_assert(sizeof(struct train_point) % sizeof(double) == 0, "a point is a row of doubles");
 enum { VALIDATION_COLUMNS = 5 };
 
@@ -119,7 +118,8 @@ int train_state_write(const struct train_state *state, const char *settings, con
         row[3] = state->validations[i].gold_probability;
         row[4] = state->validations[i].one_answer_share;
     }
-    if (h5_put_text(file, "kind", file_kind) || h5_put_int(file, "format_version", STATE_VERSION) ||
+    if (h5_put_text(file, "kind", file_kind) ||
+        h5_put_int(file, "format_version", TRAIN_STATE_VERSION) ||
         h5_put_text(file, "settings", settings) || h5_put_int(file, "step", (int64_t)state->step) ||
         h5_put_int(file, "optimizer_step", (int64_t)state->adam.step) ||
         h5_put_int(file, "best_step", (int64_t)state->best_step) ||
@@ -240,9 +240,9 @@ int train_state_read(struct train_state *state, const char *settings, const char
         error_set("%s is not the state of a training run", path);
         goto done;
     }
-    if (!h5_get_int(file, "format_version", &version) || version != STATE_VERSION) {
+    if (!h5_get_int(file, "format_version", &version) || version != TRAIN_STATE_VERSION) {
         error_set("%s has the format version %lld; this t2 reads %d", path, (long long)version,
-                  STATE_VERSION);
+                  TRAIN_STATE_VERSION);
         goto done;
     }
     if (!h5_get_text(file, "settings", &stored)) {

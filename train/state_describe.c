@@ -34,8 +34,9 @@ int train_state_describe(const char *path, FILE *out)
 
     if (file < 0)
         return -1;
-    if (!h5_get_int(file, "format_version", &version) || version != 1) {
-        error_set("%s has the format version %lld; this t2 reads 1", path, (long long)version);
+    if (!h5_get_int(file, "format_version", &version) || version != TRAIN_STATE_VERSION) {
+        error_set("%s has the format version %lld; this t2 reads %d", path, (long long)version,
+                  TRAIN_STATE_VERSION);
         goto done;
     }
     if (!h5_get_text(file, "settings", &settings) || !h5_get_int(file, "step", &step) ||

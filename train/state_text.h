@@ -10,4 +10,7 @@ int state_text_differ(const char *path, const char *what, const char *theirs, co
 /* The settings for people, indented under a heading; what a terminal must not get becomes '?'. */
 void state_text_print(const char *settings, FILE *file);
 
+/* Of a state's file. */
+enum { TRAIN_STATE_VERSION = 2 };
+
 #endif

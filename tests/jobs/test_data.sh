@@ -57,10 +57,15 @@ check "... and leaves nothing behind" "$(find "$T2_MODELS" -type f | wc -l)" -eq
 # A download that somebody stops.
 # shellcheck disable=SC2016 # the written script expands it
 printf '#!/bin/sh\n[ "$3" = --version ] && exit 0\ntouch %s/begun\nexec sleep 60\n' "$scratch" >"$scratch/bin/python3"
-for signal in INT TERM; do
+signals=(INT TERM)
+# A shell's background has SIGINT ignored, for all that it starts.
+if grep -q 'SigIgn:.*[2367abef]$' /proc/self/status; then
+    echo "SKIPPED: SIGINT is ignored here, and cannot be tried"
+    signals=(TERM)
+fi
+for signal in "${signals[@]}"; do
     rm -f "$scratch/begun"
-    # Started from a shell's background, it would ignore SIGINT.
-    PATH=$scratch/bin:$PATH run timeout --preserve-status -s $signal 2 "$T2_BINARY" data fetch smollm2
+    PATH=$scratch/bin:$PATH run timeout --preserve-status -s "$signal" 2 "$T2_BINARY" data fetch smollm2
     check "a download can be stopped by SIG$signal" "$code" -eq 1
     contains "... which is told" "$err" "stopped by SIG$signal"
     check "... after it had begun" -e "$scratch/begun"
