@@ -87,18 +87,22 @@ static void a_site_is_its_definition(void **state)
         struct adapter *adapter =
             svf_fixture_adapter(&s, model, sigmoid ? SVF_SIGMOID : SVF_DIRECT, true);
         float *p = svf_fixture_parameters(adapter, 0.3f);
-        float *gradient = calloc(adapter->n_parameters, sizeof *gradient);
+        const struct memory *memory = model_memory(model);
+        float *gradient = memory_take(memory, adapter->n_parameters, sizeof *gradient);
         for (size_t k = 0; k < adapter->n_sites; k++) {
             const struct module *m = &s.modules[k];
             const size_t r = svf_rank(m), n_in = m->n_columns, n_out = m->n_rows;
             const size_t ldx = round_up(n_in, 32), ldy = round_up(n_out, 32);
             const bool wide = n_out < n_in;
-            float *x = calloc(N * ldx, sizeof *x), *g = calloc(N * ldy, sizeof *g);
-            float *y = calloc(N * ldy, sizeof *y), *dx = calloc(N * ldx, sizeof *dx);
+            float *x = memory_take(memory, N * ldx, sizeof *x);
+            float *g = memory_take(memory, N * ldy, sizeof *g);
+            float *y = memory_take(memory, N * ldy, sizeof *y);
+            float *dx = memory_take(memory, N * ldx, sizeof *dx);
             float *multipliers = malloc(r * sizeof *multipliers);
-            void *saved = malloc(adapter->ops->saved_bytes(adapter, k, N));
-            void *scratch =
-                aligned_alloc(64, round_up(adapter->ops->scratch_bytes(adapter, k, N), 64));
+            const size_t n_saved = adapter->ops->saved_bytes(adapter, k, N);
+            void *saved = memory_take(memory, n_saved, 1);
+            const size_t n_scratch = adapter->ops->scratch_bytes(adapter, k, N);
+            void *scratch = memory_take(memory, n_scratch, 1);
             uint32_t noise = 9;
             for (size_t i = 0; i < N; i++) {
                 for (size_t j = 0; j < n_in; j++)
@@ -125,6 +129,7 @@ static void a_site_is_its_definition(void **state)
                 .model = model, .parameters = p, .n_rows = N, .saved = saved, .scratch = scratch};
             assert_int_equal(adapter->ops->backward(adapter, k, &call, dx, ldx, g, ldy, gradient),
                              0);
+            model_engine(model)->ops->wait(model_engine(model));
             double *w = calloc(n_out * n_in, sizeof *w), *d = calloc(r, sizeof *d);
             for (size_t c = 0; c < r; c++) {
                 const float *q = s.factors[k] + c * r;
@@ -177,18 +182,18 @@ static void a_site_is_its_definition(void **state)
                 else
                     assert_true(multipliers[c] == at[c]);
             }
-            free(x);
-            free(g);
-            free(y);
-            free(dx);
+            memory_give(memory, x, N * ldx, sizeof *x);
+            memory_give(memory, g, N * ldy, sizeof *g);
+            memory_give(memory, y, N * ldy, sizeof *y);
+            memory_give(memory, dx, N * ldx, sizeof *dx);
             free(multipliers);
-            free(saved);
-            free(scratch);
+            memory_give(memory, saved, n_saved, 1);
+            memory_give(memory, scratch, n_scratch, 1);
             free(w);
             free(d);
         }
         free(p);
-        free(gradient);
+        memory_give(memory, gradient, adapter->n_parameters, sizeof *gradient);
         model_free(model);
         adapter_free(adapter);
         svf_fixture_close(&s);
