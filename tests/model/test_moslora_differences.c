@@ -150,6 +150,8 @@ static void check(struct moslora_options options)
     enum { N_PARTS = sizeof parts / sizeof *parts };
     struct count counts[N_PARTS] = {{0}};
     struct setting t = setting_create(&options);
+    /* A device's f32 sums may be one chain each, and the loss is then known less well. */
+    const double most = strcmp(model_engine(t.model)->ops->device, "cpu") == 0 ? 1e-3 : 2e-3;
 
     loss_of(&t, t.gradient);
     for (size_t i = 0; i < t.adapter->n_sites; i++) {
@@ -165,7 +167,7 @@ static void check(struct moslora_options options)
                 continue;
             counts[part].n++;
             counts[part].worst = fmax(counts[part].worst, off);
-            if (!(off < 1e-3))
+            if (!(off < most))
                 fail_msg("%s of %s: off by %.1e", p.name, t.adapter->sites[i].module.path, off);
         }
     }
