@@ -2,7 +2,7 @@
 # "ranks: 1 2 3 4" is also run under mpirun with that many ranks.
 file(GLOB test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*/test_*.c)
 set(T2_TEST_TIMEOUT 300) # seconds
-if(T2_SANITIZE)
+if(T2_SANITIZE OR T2_CUDA STREQUAL "STANDIN")
   set(T2_TEST_TIMEOUT 1200) # several times slower, more so on a shared machine
 endif()
 set(T2_TEST_ENVIRONMENT

@@ -4,8 +4,8 @@
 set -eu
 file=${T2_STANDIN_COVERAGE:?is set by the stand-in build\'s tests}
 [ -s "$file" ] || { echo "skipped: no test has launched a kernel since the last count"; exit 77; }
-launched=$(cut -d ' ' -f 1 "$file" | sort -u)
-kernels=$(cat "$T2_SOURCE"/solver/cuda/*.cu | tr '\n' ' ' |
+launched=$(sed 's/[ <].*//' "$file" | sort -u)
+kernels=$(cat "$T2_SOURCE"/solver/cuda/*.cu "$T2_SOURCE"/solver/cuda/*.h | tr '\n' ' ' |
     grep -oE '__global__ void( __launch_bounds__\([^)]*\))? +[a-z0-9_]+' | sed 's/.* //' | sort -u)
 rm -f "$file.last"
 mv "$file" "$file.last"
