@@ -65,7 +65,8 @@ if grep -q 'SigIgn:.*[2367abef]$' /proc/self/status; then
 fi
 for signal in "${signals[@]}"; do
     rm -f "$scratch/begun"
-    PATH=$scratch/bin:$PATH run timeout --preserve-status -s "$signal" 2 "$T2_BINARY" data fetch smollm2
+    # Without --foreground it would signal twice, and a second SIGINT ends t2 at once.
+    PATH=$scratch/bin:$PATH run timeout --foreground --preserve-status -s "$signal" 2 "$T2_BINARY" data fetch smollm2
     check "a download can be stopped by SIG$signal" "$code" -eq 1
     contains "... which is told" "$err" "stopped by SIG$signal"
     check "... after it had begun" -e "$scratch/begun"
