@@ -38,6 +38,7 @@ int matrix_create_in(struct matrix *m, const struct memory *memory, enum matrix_
     m->data = memory->take(bytes);
     if (!m->data)
         return error_set("no memory for a weight matrix of %zu x %zu (%zu bytes)", n, k, bytes);
+    memory_use_all(memory, m->data, bytes);
     return 0;
 }
 

@@ -68,6 +68,7 @@ static int add_slab(struct kv_cache *cache)
                          "smaller batch",
                          (size_t)KV_PAGE * KV_SLAB_PAGES, bytes >> 20);
     }
+    memory_use_all(cache->memory, slab, bytes);
     cache->slabs[cache->n_slabs] = slab;
     /* Pushed from the last to the first, so that pages are handed out in order. */
     for (size_t i = KV_SLAB_PAGES; i-- > 0;) {

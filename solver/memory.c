@@ -27,9 +27,6 @@ static void *map_zeros(size_t bytes)
         munmap(all, (size_t)(start - all));
     if (start < all + PAGE_BYTES)
         munmap(start + bytes, (size_t)(all + PAGE_BYTES - start));
-#ifdef MADV_HUGEPAGE
-    madvise(start, bytes, MADV_HUGEPAGE); /* a wish */
-#endif
     return start;
 }
 
@@ -50,6 +47,16 @@ static void host_give(void *p, size_t bytes)
         munmap(p, mapped_bytes(bytes));
     else
         free(p);
+}
+
+void memory_use_all(const struct memory *memory, void *p, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    if (memory == &memory_host && bytes >= MAPPED_BYTES)
+        madvise(p, mapped_bytes(bytes), MADV_HUGEPAGE); /* a wish */
+#else
+    (void)memory, (void)p, (void)bytes;
+#endif
 }
 
 const struct memory memory_host = {"host", host_take, host_give};

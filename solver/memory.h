@@ -16,8 +16,12 @@ struct memory {
     void (*give)(void *p, size_t bytes);
 };
 
-/* Large pieces lie on 2 MiB boundaries, ask for huge pages, and cost nothing until touched. */
+/* Large pieces lie on 2 MiB boundaries and cost nothing where they are not touched. */
 extern const struct memory memory_host;
+
+/* Asks for huge pages, which is worth it where all of a piece is used: weights, pages of a cache.
+ */
+void memory_use_all(const struct memory *memory, void *p, size_t bytes);
 
 /* n items of item_bytes; NULL where the product overflows, too. */
 static inline void *memory_take(const struct memory *memory, size_t n, size_t item_bytes)
