@@ -226,7 +226,8 @@ static void check_shape(const struct shape *s)
 
     assert_int_equal(engine_create_cpu(&e, s->element, s->isa, s->n_threads), 0);
     engine_set_kv_form(&e, s->form);
-    kv_cache_create(&cache, &memory_host, s->form, s->layer.layer + 1, s->layer.n_kv_heads, s->layer.head_dim);
+    kv_cache_create(&cache, &memory_host, s->form, s->layer.layer + 1, s->layer.n_kv_heads,
+                    s->layer.head_dim);
     /* What was in a page before must not matter: fill one slab with NaN. */
     int32_t pages[KV_SLAB_PAGES];
     for (size_t i = 0; i < KV_SLAB_PAGES; i++)
