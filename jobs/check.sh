@@ -118,9 +118,9 @@ run_tests() { # run_tests PRESET [options of ctest]
 
 # What runs on an engine; all the rest is the same code in every build. (A whole run of the stand-in
 # is "ctest --preset standin", half an hour.)
-on_engines='^(standin\.|solver\.(engine|attention_plan|spaces|svd_cuda)|train\.trainer\.n[12]$'
+on_engines='^(standin\.|solver\.(engine|attention_plan|spaces|svd_cuda)'
 on_engines+='|model\.(adapter|forward|mini|moslora|pass|scheduler|weight_mix)'
-on_engines+='|jobs\.(adapters|decompose_cuda|device|generate|recipes|train)$)'
+on_engines+='|jobs\.(adapters|decompose_cuda|device|generate|recipes)$)'
 
 # Adds ctest's counts to the totals; skipped tests are named, not counted.
 count_tests() {
