@@ -85,9 +85,6 @@ struct engine_ops {
     void (*zero)(const struct engine *e, void *p, size_t n_bytes);
     /* to = from, both tensors, which do not overlap. */
     void (*copy)(const struct engine *e, void *to, const void *from, size_t n_bytes);
-    /* The same of n_rows rows of row_bytes, which begin every to_stride and from_stride bytes. */
-    void (*copy_rows)(const struct engine *e, void *to, size_t to_stride, const void *from,
-                      size_t from_stride, size_t n_rows, size_t row_bytes);
     /* y f32 [n_rows, ldy] += bias [width] in columns 0 .. width. */
     void (*add_bias)(const struct engine *e, float *y, size_t ldy, const float *bias, size_t n_rows,
                      size_t width);

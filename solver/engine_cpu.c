@@ -29,14 +29,6 @@ static void cpu_copy(const struct engine *e, void *to, const void *from, size_t 
     memcpy(to, from, n_bytes);
 }
 
-static void cpu_copy_rows(const struct engine *e, void *to, size_t to_stride, const void *from,
-                          size_t from_stride, size_t n_rows, size_t row_bytes)
-{
-    (void)e;
-    for (size_t r = 0; r < n_rows; r++)
-        memcpy((char *)to + r * to_stride, (const char *)from + r * from_stride, row_bytes);
-}
-
 static void cpu_add_bias(const struct engine *e, float *y, size_t ldy, const float *bias,
                          size_t n_rows, size_t width)
 {
@@ -235,7 +227,6 @@ static const struct engine_ops cpu_ops = {
     .wait = cpu_wait,
     .zero = cpu_zero,
     .copy = cpu_copy,
-    .copy_rows = cpu_copy_rows,
     .add_bias = cpu_add_bias,
     .embed = cpu_embed,
     .norm = cpu_norm,

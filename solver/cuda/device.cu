@@ -223,19 +223,6 @@ static void cuda_copy(const struct engine *e, void *to, const void *from, size_t
         "copying a tensor");
 }
 
-static void cuda_copy_rows(const struct engine *e, void *to, size_t to_stride, const void *from,
-                           size_t from_stride, size_t n_rows, size_t row_bytes)
-{
-    if (n_rows == 0 || row_bytes == 0)
-        return;
-    CUDA_TENSOR(to);
-    CUDA_TENSOR(from);
-    cuda_check(e,
-               cudaMemcpy2DAsync(to, to_stride, from, from_stride, row_bytes, n_rows,
-                                 cudaMemcpyDeviceToDevice, cuda_device_of(e)->stream),
-               "copying rows of a tensor");
-}
-
 static struct engine_ops table(void)
 {
     struct engine_ops ops = {};
@@ -243,7 +230,6 @@ static struct engine_ops table(void)
     ops.wait = cuda_wait;
     ops.zero = cuda_zero;
     ops.copy = cuda_copy;
-    ops.copy_rows = cuda_copy_rows;
     ops.add_bias = cuda_add_bias;
     ops.embed = cuda_embed;
     ops.norm = cuda_norm;
