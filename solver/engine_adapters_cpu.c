@@ -1,5 +1,5 @@
 /* The CPU's operations for adapters beside base weights: scaling of columns, and dropout. */
-#include "mpi/hash.h"
+#include "solver/dropout.h"
 #include "solver/engine_cpu_internal.h"
 #include "solver/engine_train_internal.h"
 
@@ -83,15 +83,15 @@ void adapters_cpu_scale_add(const struct engine *e, float *y, size_t ldy, const 
 
 /* ---- dropout --------------------------------------------------------------------------------- */
 
-/* factors [n] of columns first .. first + n - 1, first a multiple of 4: 0, or what keeps the mean.
- * 16 bits decide about a column, four columns share a number. */
+/* factors [n] of columns first .. first + n - 1, first a multiple of 4: 0, or what keeps the mean
+ * (dropout.h). */
 static void factors_of(const struct job *j, size_t row, size_t first, size_t n, float *factors)
 {
     const struct dropout *d = j->dropout;
-    const uint64_t start = hash_splitmix(d->keys[row] ^ hash_splitmix((d->stream + 1) * HASH_STEP));
+    const uint64_t start = dropout_start(d->keys[row], d->stream);
 
     j->e->math->drop_factors(factors, start + first / 4 * HASH_STEP, d->limit,
-                             65536.0f / (float)(65536 - d->limit), n);
+                             dropout_kept(d->limit), n);
 }
 
 static void drop_rows(void *arg, size_t first, size_t end, int thread)
