@@ -43,4 +43,18 @@ static inline void folder_remove(void)
         fprintf(stderr, "cannot remove %s\n", folder_path);
 }
 
+/* The same as a group's setup and teardown. */
+static inline int folder_setup(void **state)
+{
+    (void)state;
+    return folder_create();
+}
+
+static inline int folder_teardown(void **state)
+{
+    (void)state;
+    folder_remove();
+    return 0;
+}
+
 #endif

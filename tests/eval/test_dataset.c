@@ -11,19 +11,6 @@
 #include "mpi/error.h"
 #include "tests/eval/folder.h"
 
-static int make_folder(void **state)
-{
-    (void)state;
-    return folder_create();
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    folder_remove();
-    return 0;
-}
-
 static size_t count_rows(const char *text, size_t n_bytes)
 {
     struct jsonl *reader = jsonl_from_memory(text, n_bytes, "text");
@@ -282,5 +269,5 @@ int main(void)
         cmocka_unit_test(sst2_splits_have_the_promised_sizes),
         cmocka_unit_test(check_tells_good_wrong_and_absent_apart),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, folder_setup, folder_teardown);
 }

@@ -154,19 +154,6 @@ static void people_see_a_row_a_group_and_no_control_characters(void **state)
     free(text);
 }
 
-static int make_folder(void **state)
-{
-    (void)state;
-    return folder_create();
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    folder_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -175,5 +162,5 @@ int main(void)
         cmocka_unit_test(a_damaged_mixture_is_told),
         cmocka_unit_test(people_see_a_row_a_group_and_no_control_characters),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, folder_setup, folder_teardown);
 }

@@ -201,19 +201,6 @@ static void what_is_no_results_file_is_told(void **state)
     fclose(null);
 }
 
-static int make_folder(void **state)
-{
-    (void)state;
-    return folder_create();
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    folder_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -222,5 +209,5 @@ int main(void)
         cmocka_unit_test(impossible_paths_are_sentences),
         cmocka_unit_test(what_is_no_results_file_is_told),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, folder_setup, folder_teardown);
 }

@@ -264,19 +264,6 @@ static void shipped_tasks_make_items_of_every_row(void **state)
     free(root);
 }
 
-static int make_folder(void **state)
-{
-    (void)state;
-    return folder_create();
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    folder_remove();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -290,5 +277,5 @@ int main(void)
         cmocka_unit_test(the_shipped_tasks_load),
         cmocka_unit_test(shipped_tasks_make_items_of_every_row),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, folder_setup, folder_teardown);
 }
