@@ -466,16 +466,19 @@ int pass_append(struct pass *pass, size_t sequence, int32_t token)
     return add_row(pass, sequence, token);
 }
 
-int pass_row_of(const struct pass *pass, const struct pass_place *place, size_t *row)
+int pass_rows_of(const struct pass *pass, const struct pass_place *places, size_t n, int32_t *rows)
 {
-    if (place->sequence >= pass->n_sequences ||
-        place->position >= pass->sequences[place->sequence].n)
-        return error_set("a pass has no position %zu of sequence %zu", place->position,
-                         place->sequence);
-    *row = (size_t)pass->sequences[place->sequence].rows[place->position];
-    if (*row >= pass->n_run)
-        return error_set("position %zu of sequence %zu has not been run yet", place->position,
-                         place->sequence);
+    for (size_t i = 0; i < n; i++) {
+        const struct pass_place *place = &places[i];
+        if (place->sequence >= pass->n_sequences ||
+            place->position >= pass->sequences[place->sequence].n)
+            return error_set("a pass has no position %zu of sequence %zu", place->position,
+                             place->sequence);
+        rows[i] = pass->sequences[place->sequence].rows[place->position];
+        if ((size_t)rows[i] >= pass->n_run)
+            return error_set("position %zu of sequence %zu has not been run yet", place->position,
+                             place->sequence);
+    }
     return 0;
 }
 
@@ -631,12 +634,8 @@ int pass_head(struct pass *pass, const struct pass_place *places, size_t n, cons
     f->h = pass->stream;
     for (size_t first = 0; first < n; first += most) {
         const size_t count = n - first < most ? n - first : most;
-        for (size_t i = 0; i < count; i++) {
-            size_t row = 0;
-            if (pass_row_of(pass, &places[first + i], &row) != 0)
-                return -1;
-            rows[i] = (int32_t)row;
-        }
+        if (pass_rows_of(pass, places + first, count, rows) != 0)
+            return -1;
         if (forward_head(f, rows, count, targets ? targets + first : NULL, results + first,
                          logits ? logits + first * f->ld_logits : NULL) != 0)
             return -1;

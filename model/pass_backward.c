@@ -224,35 +224,18 @@ done:
     return status;
 }
 
-static int rows_of(const struct pass *pass, const struct pass_place *places, size_t n,
-                   int32_t rows[PASS_BLOCK])
-{
-    for (size_t i = 0; i < n; i++) {
-        size_t row = 0;
-        if (pass_row_of(pass, &places[i], &row) != 0)
-            return -1;
-        rows[i] = (int32_t)row;
-    }
-    return 0;
-}
-
-/* The residual stream's rows of n places, side by side, and their final norm in x. */
-static int gather(const struct pass *pass, const struct pass_place *places, size_t n, float *h,
-                  void *x)
+/* These rows of the residual stream, side by side unless h is NULL, and their final norm in x. */
+static void gather(const struct pass *pass, const int32_t *rows, size_t n, float *h, void *x)
 {
     const struct forward *f = &pass->f;
     const struct model *model = pass->model;
     const struct engine *e = &model->engine;
-    int32_t rows[PASS_BLOCK];
 
-    if (rows_of(pass, places, n, rows) != 0)
-        return -1;
     if (h)
         engine_train(e)->gather_rows(e, h, f->ld_hidden, pass->stream, f->ld_hidden, rows, n,
                                      f->ld_hidden);
     e->ops->norm(e, x, f->ld_hidden, pass->stream, f->ld_hidden, rows, n, model->final_norm,
                  model->config.hidden_size, (float)model->config.rms_norm_eps);
-    return 0;
 }
 
 /* Terms, results and, if wanted, what they add to dh, for at most PASS_BLOCK places. */
@@ -266,11 +249,16 @@ static int head_block(struct pass *pass, struct pass *base, const struct pass_pl
     const struct engine_train_ops *ops = engine_train(e);
     const struct model_config *c = &model->config;
     struct pass_work *w = &pass->work;
+    int32_t rows[PASS_BLOCK], base_rows[PASS_BLOCK];
 
     memset(results, 0, n * sizeof *results);
-    if (gather(pass, places, n, with_gradient ? w->head_h : NULL, f->x) != 0 ||
-        (base && gather(base, places, n, NULL, w->head_x0) != 0) ||
-        ops->head_backward(e, with_gradient ? w->dx : NULL, f->ld_hidden, f->x,
+    if (pass_rows_of(pass, places, n, rows) != 0 ||
+        (base && pass_rows_of(base, places, n, base_rows) != 0))
+        return -1;
+    gather(pass, rows, n, with_gradient ? w->head_h : NULL, f->x);
+    if (base)
+        gather(base, base_rows, n, NULL, w->head_x0);
+    if (ops->head_backward(e, with_gradient ? w->dx : NULL, f->ld_hidden, f->x,
                            base ? w->head_x0 : NULL, f->ld_hidden, n, &model->head,
                            with_gradient ? &model->head_t : NULL, terms, results) != 0)
         return -1;
@@ -286,9 +274,6 @@ static int head_block(struct pass *pass, struct pass *base, const struct pass_pl
     e->ops->zero(e, w->head_dh, n * f->ld_hidden * sizeof *w->head_dh);
     ops->norm_backward(e, w->head_dh, f->ld_hidden, w->dx, f->ld_hidden, w->head_h, f->ld_hidden, n,
                        model->final_norm, c->hidden_size, (float)c->rms_norm_eps);
-    int32_t rows[PASS_BLOCK];
-    if (rows_of(pass, places, n, rows) != 0)
-        return -1;
     ops->scatter_add_rows(e, w->dh, f->ld_hidden, w->head_dh, f->ld_hidden, rows, n,
                           c->hidden_size);
     return 0;

@@ -84,8 +84,8 @@ int pass_batch_describe(struct pass *pass, const struct pass_batch *b, struct ba
 /* A layer's buffers from row `first` on, as a backward pass finds them (recompute: in the common
  * set, once the layer was run again). */
 struct layer_buffers pass_kept_at(const struct pass *pass, size_t layer, size_t first);
-/* The row of a place; -1 with error_set unless it has been run. */
-int pass_row_of(const struct pass *pass, const struct pass_place *place, size_t *row);
+/* The rows [n] of n places, as an engine takes them; -1 with error_set unless all have been run. */
+int pass_rows_of(const struct pass *pass, const struct pass_place *places, size_t n, int32_t *rows);
 /* Elements from row to row where a group's gradient goes into products: room for the columns of
  * any member rounded up to KERNEL_K_STEP. */
 size_t pass_ld_group(const struct model *model, int group);
